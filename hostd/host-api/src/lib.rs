@@ -1,0 +1,1 @@
+//! Types and client of hostd's HTTP API.

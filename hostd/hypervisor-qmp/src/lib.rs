@@ -1,0 +1,1 @@
+//! Hypervisor back end over a QMP socket.

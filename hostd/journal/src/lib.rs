@@ -1,0 +1,1 @@
+//! The durable store of hostd: trait, in memory, SQLite.

@@ -1,0 +1,1 @@
+//! The pure heart of hostd: state table, admission, ledger, plans whose steps carry their undo.

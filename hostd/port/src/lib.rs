@@ -1,0 +1,134 @@
+//! The host end of a NIC: trait [`PortProvider`], Linux bridge and plain tap.
+//!
+//! ```text
+//!   make:    tap down, no IPv6 ──► filters and rates on ──► into its network ──► up
+//!   isolate: down, out of its network                       (frames stop, objects stay)
+//!   remove:  down ──► out of its network ──► tap and everything named after the NIC gone
+//! ```
+//!
+//! No frame passes before the filters are on, none after `isolate` or `remove` has returned. Every
+//! object bears a name derived from the NIC's id, so each method may be repeated after a crash and
+//! finds its own work, and [`PortProvider::ports`] finds what nobody owns any more.
+
+use std::os::fd::OwnedFd;
+
+use async_trait::async_trait;
+use nic_model::{MacAddr, Mtu, NicId, RateLimits};
+
+/// Makes and removes ports of one network.
+#[async_trait]
+pub trait PortProvider: Send + Sync + 'static {
+    /// Brings the port to the state `spec` asks for, whatever part of it exists.
+    async fn make(&self, spec: &PortSpec) -> Result<Port, MakePortError>;
+
+    /// Cuts the port off from its network at once; no port is fine too.
+    async fn isolate(&self, nic: &NicId) -> Result<(), IsolatePortError>;
+
+    /// Removes every object of the port; what is gone already is fine.
+    async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError>;
+
+    /// Every port of ours that has any object on this host, of this network or not.
+    async fn ports(&self) -> Result<Vec<PortView>, ListPortsError>;
+}
+
+/// A port as it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Whose port; every object's name derives from it.
+    pub nic: NicId,
+    /// The only source address the port lets in.
+    pub mac: MacAddr,
+    /// Largest packet.
+    pub mtu: Mtu,
+    /// Queues of the tap, 1 or more.
+    pub queue_count: u16,
+    /// Rates, as seen from the VM.
+    pub limits: RateLimits,
+    /// Who keeps the tap alive.
+    pub lifetime: TapLifetime,
+}
+
+/// Who keeps a tap alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapLifetime {
+    /// The holder of its descriptors: when hostd or QEMU dies, the kernel removes the tap.
+    Descriptors,
+    /// Nobody: it stays until removed. For libvirt, which opens it by name.
+    Persistent,
+}
+
+/// A port that has been made and is up.
+#[derive(Debug)]
+pub struct Port {
+    /// Name of the tap.
+    pub tap: String,
+    /// One descriptor a queue; empty for a persistent tap, and for one that already has a holder.
+    pub queues: Vec<OwnedFd>,
+}
+
+/// What was found of one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortView {
+    /// Whose.
+    pub nic: NicId,
+    /// Name of the tap, if there is one.
+    pub tap: Option<String>,
+    /// Name of the intermediate device, if there is one.
+    pub ifb: Option<String>,
+    /// The bridge it is in, if any.
+    pub bridge: Option<String>,
+    /// Whether the tap is administratively up.
+    pub admin: AdminState,
+}
+
+/// Whether a link is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminState {
+    /// It is.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// From [`PortProvider::make`].
+#[derive(Debug, thiserror::Error)]
+#[error("failed to make the port of {nic}: {step}")]
+pub struct MakePortError {
+    /// Whose.
+    pub nic: NicId,
+    /// What was being done, for people.
+    pub step: &'static str,
+    /// Why.
+    #[source]
+    pub cause: Cause,
+}
+
+/// From [`PortProvider::isolate`].
+#[derive(Debug, thiserror::Error)]
+#[error("failed to isolate the port of {nic}")]
+pub struct IsolatePortError {
+    /// Whose.
+    pub nic: NicId,
+    /// Why.
+    #[source]
+    pub cause: Cause,
+}
+
+/// From [`PortProvider::remove`].
+#[derive(Debug, thiserror::Error)]
+#[error("failed to remove the port of {nic}")]
+pub struct RemovePortError {
+    /// Whose.
+    pub nic: NicId,
+    /// Why.
+    #[source]
+    pub cause: Cause,
+}
+
+/// From [`PortProvider::ports`].
+#[derive(Debug, thiserror::Error)]
+#[error("failed to list the ports")]
+pub struct ListPortsError(#[source] pub Cause);
+
+/// What the kernel or the configuration had against it.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;

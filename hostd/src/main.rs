@@ -1,0 +1,3 @@
+//! The daemon on the host: admits, journals, hot-plugs, reconciles.
+
+fn main() {}

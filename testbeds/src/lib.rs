@@ -1,0 +1,1 @@
+//! Scenarios as code, each run in every world that can.
