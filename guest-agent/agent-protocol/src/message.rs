@@ -20,10 +20,13 @@ pub enum HostMessage {
         versions: VersionRange,
     },
     /// The complete set of NICs of this VM: what is not in it is none of the agent's business any
-    /// more. Sent once at the start of a session.
+    /// more. Sent once at the start of a session, in several messages where one frame is too small.
     Declare {
-        /// Every NIC that is to arrive, to stay or to go.
+        /// Every NIC that is to arrive, to stay or to go, or the next part of them.
         nics: Vec<WantedNic>,
+        /// How many NICs of the set are still to come: it takes effect once this is zero.
+        #[serde(default)]
+        remaining: u32,
     },
     /// Adds one NIC to the set or replaces its entry.
     Want {
@@ -74,6 +77,9 @@ pub enum AgentMessage {
 }
 
 /// Protocol versions one side speaks. The window is two: the newest and the one before.
+///
+/// [`HostMessage::Hello`], [`AgentMessage::Welcome`] and [`AgentMessage::Incompatible`] are what the
+/// versions are negotiated with, so these three never change their form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionRange {
@@ -81,6 +87,27 @@ pub struct VersionRange {
     pub oldest: u16,
     /// Newest.
     pub newest: u16,
+}
+
+impl VersionRange {
+    /// What this build speaks.
+    pub const CURRENT: Self = Self {
+        oldest: 1,
+        newest: 1,
+    };
+
+    /// The newest version that both sides speak.
+    #[must_use]
+    pub fn common_newest(self, other: Self) -> Option<u16> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+
+    /// Whether `version` is one of these.
+    #[must_use]
+    pub fn contains(self, version: u16) -> bool {
+        (self.oldest..=self.newest).contains(&version)
+    }
 }
 
 /// One NIC as the host wants it.

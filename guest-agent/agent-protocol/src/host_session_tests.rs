@@ -1,0 +1,476 @@
+//! What the host makes of honest, dead, restarted and hostile agents.
+
+use nic_model::{Addressing, LinkName, Mtu, Target};
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{Binding, Goal, Phase};
+use crate::{AgentEvent, AgentIdentity, AgentSession};
+
+const NONCE: SessionNonce = SessionNonce(7);
+const START: Duration = Duration::from_secs(100);
+
+fn nic(number: usize) -> NicId {
+    format!("nic-{number:010}").parse().unwrap()
+}
+
+fn wanted(number: usize, generation: u64) -> WantedNic {
+    WantedNic {
+        nic: nic(number),
+        generation,
+        path: "02.0/00.0".parse().unwrap(),
+        mac: "5a:00:00:00:00:01".parse().unwrap(),
+        goal: Goal::Released,
+    }
+}
+
+fn long_name_nic(number: usize, routes: usize) -> WantedNic {
+    let route = nic_model::Route {
+        destination: "10.0.0.0/8".parse().unwrap(),
+        gateway: Some("192.0.2.1".parse().unwrap()),
+        metric: Some(100),
+    };
+    WantedNic {
+        goal: Goal::Bound {
+            binding: Box::new(Binding {
+                target: "netns:blue".parse::<Target>().unwrap(),
+                link_name: "eth0".parse::<LinkName>().unwrap(),
+                mtu: Mtu::ETHERNET,
+                addressing: Addressing::Static { addresses: vec![] },
+                routes: vec![route; routes],
+            }),
+        },
+        ..wanted(number, 1)
+    }
+}
+
+fn report(number: usize, generation: u64, phase: Phase) -> NicReport {
+    NicReport {
+        nic: nic(number),
+        generation,
+        phase,
+        steps: vec![],
+    }
+}
+
+fn agent_with(versions: VersionRange) -> AgentSession {
+    AgentSession::new(AgentIdentity {
+        versions,
+        agent: "0.1.0".into(),
+        boot_id: "boot".into(),
+    })
+}
+
+fn host() -> HostSession {
+    HostSession::new(VersionRange::CURRENT, ReceiveLimits::default())
+}
+
+/// Carries everything to and fro until both are silent.
+fn exchange(host: &mut HostSession, agent: &mut AgentSession, now: Duration) -> Vec<AgentEvent> {
+    let mut heard = Vec::new();
+    loop {
+        let mut silent = true;
+        while let Some(frame) = host.poll_transmit() {
+            agent.handle_bytes(&frame);
+            heard.extend(std::iter::from_fn(|| agent.poll_event()));
+            silent = false;
+        }
+        while let Some(frame) = agent.poll_transmit() {
+            host.handle_bytes(&frame, now);
+            silent = false;
+        }
+        if silent {
+            return heard;
+        }
+    }
+}
+
+fn events(host: &mut HostSession) -> Vec<SessionEvent> {
+    std::iter::from_fn(|| host.poll_event()).collect()
+}
+
+fn established() -> (HostSession, AgentSession) {
+    let (mut host, mut agent) = (host(), agent_with(VersionRange::CURRENT));
+    host.want(wanted(1, 5)).unwrap();
+    host.start(NONCE, START);
+    exchange(&mut host, &mut agent, START);
+    assert!(matches!(
+        events(&mut host)[..],
+        [SessionEvent::Opened { .. }]
+    ));
+    (host, agent)
+}
+
+fn message(nonce: SessionNonce, message: &AgentMessage) -> Vec<u8> {
+    encode_frame(nonce, &encode(message)).unwrap()
+}
+
+#[test]
+fn a_session_opens_and_declares_what_was_wanted_before() {
+    let (mut host, mut agent) = (host(), agent_with(VersionRange::CURRENT));
+    host.want(wanted(1, 1)).unwrap();
+    host.want(wanted(2, 1)).unwrap();
+    host.start(NONCE, START);
+
+    let heard = exchange(&mut host, &mut agent, START);
+
+    let declared = vec![wanted(1, 1), wanted(2, 1)];
+    assert_eq!(
+        heard,
+        [
+            AgentEvent::Opened { version: 1 },
+            AgentEvent::Declared(declared)
+        ]
+    );
+}
+
+#[test]
+fn hello_is_repeated_until_welcomed_and_one_waits_at_most() {
+    let mut host = host();
+    host.start(NONCE, START);
+    assert!(host.poll_transmit().is_some());
+    assert!(host.poll_transmit().is_none());
+
+    host.handle_timeout(START + HELLO_INTERVAL / 2);
+    assert!(host.poll_transmit().is_none());
+    host.handle_timeout(START + HELLO_INTERVAL);
+    host.handle_timeout(START + 2 * HELLO_INTERVAL);
+
+    assert!(host.poll_transmit().is_some());
+    assert!(host.poll_transmit().is_none());
+    assert_eq!(host.next_deadline(), Some(START + 3 * HELLO_INTERVAL));
+}
+
+#[test]
+fn changes_follow_the_declaration_and_only_the_newest_is_sent() {
+    let (mut host, mut agent) = established();
+    host.want(wanted(1, 6)).unwrap();
+    host.want(wanted(1, 7)).unwrap();
+    host.want(wanted(2, 1)).unwrap();
+    host.forget(&nic(2));
+
+    let heard = exchange(&mut host, &mut agent, START);
+
+    assert_eq!(
+        heard,
+        [
+            AgentEvent::Wanted(Box::new(wanted(1, 7))),
+            AgentEvent::Forgotten(nic(2))
+        ]
+    );
+}
+
+#[test]
+fn a_declaration_larger_than_a_frame_arrives_whole() {
+    let (mut host, mut agent) = (host(), agent_with(VersionRange::CURRENT));
+    let nics: Vec<_> = (0..40).map(|number| long_name_nic(number, 50)).collect();
+    for nic in &nics {
+        host.want(nic.clone()).unwrap();
+    }
+    host.start(NONCE, START);
+
+    let heard = exchange(&mut host, &mut agent, START);
+
+    assert_eq!(heard.last(), Some(&AgentEvent::Declared(nics)));
+}
+
+#[test]
+fn a_nic_too_long_to_declare_is_refused_and_nothing_changes() {
+    let (mut host, mut agent) = established();
+
+    let refusal = host.want(long_name_nic(1, 5000)).unwrap_err();
+
+    assert!(matches!(refusal, DeclareError::TooLong { .. }));
+    assert_eq!(exchange(&mut host, &mut agent, START), []);
+}
+
+#[test]
+fn one_nic_more_than_the_set_holds_is_refused() {
+    let mut host = host();
+    for number in 0..MAX_NICS {
+        host.want(wanted(number, 1)).unwrap();
+    }
+
+    assert!(matches!(
+        host.want(wanted(MAX_NICS, 1)),
+        Err(DeclareError::TooMany { .. })
+    ));
+    assert_eq!(host.want(wanted(0, 2)), Ok(()));
+}
+
+#[test]
+fn bytes_of_an_earlier_life_do_not_open_a_session() {
+    let mut host = host();
+    host.start(NONCE, START);
+    let welcome = AgentMessage::Welcome {
+        version: 1,
+        agent: String::new(),
+        boot_id: String::new(),
+    };
+    let stale = message(SessionNonce(6), &welcome);
+
+    host.handle_bytes(&stale, START);
+    host.handle_bytes(&stale[..15], START);
+    assert!(!host.is_established());
+    // The first may vanish in the half header before it; the repeated Hello brings a second.
+    host.handle_bytes(&message(NONCE, &welcome).repeat(2), START);
+
+    assert!(host.is_established());
+    assert_eq!(host.counters().foreign_frames, 1);
+    assert_eq!(host.counters().garbage_bytes, 15);
+}
+
+#[test]
+fn the_newest_common_version_is_chosen() {
+    let cases = [
+        ((1, 1), (1, 1), Some(1)),
+        ((1, 2), (2, 3), Some(2)),
+        ((2, 3), (1, 3), Some(3)),
+        ((3, 4), (1, 2), None),
+        ((1, 2), (3, 4), None),
+    ];
+    for ((oldest, newest), (agent_oldest, agent_newest), expected) in cases {
+        let ours = VersionRange { oldest, newest };
+        let theirs = VersionRange {
+            oldest: agent_oldest,
+            newest: agent_newest,
+        };
+        let mut host = HostSession::new(ours, ReceiveLimits::default());
+        let mut agent = agent_with(theirs);
+        host.start(NONCE, START);
+
+        exchange(&mut host, &mut agent, START);
+
+        match (expected, host.poll_event()) {
+            (Some(expected), Some(SessionEvent::Opened { version, .. })) => {
+                assert_eq!(version, expected);
+            }
+            (None, event) => assert_eq!(
+                event,
+                Some(SessionEvent::Closed(CloseReason::Incompatible {
+                    ours,
+                    theirs
+                }))
+            ),
+            (expected, event) => panic!("{expected:?}, but {event:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_welcome_to_a_version_that_was_not_offered_closes() {
+    let mut host = host();
+    host.start(NONCE, START);
+    let welcome = AgentMessage::Welcome {
+        version: 9,
+        agent: String::new(),
+        boot_id: String::new(),
+    };
+
+    host.handle_bytes(&message(NONCE, &welcome), START);
+
+    assert!(matches!(
+        host.poll_event(),
+        Some(SessionEvent::Closed(CloseReason::Incompatible { .. }))
+    ));
+}
+
+#[test]
+fn three_unanswered_pings_mean_lost_and_a_new_start_recovers() {
+    let (mut host, mut agent) = established();
+    for _ in 0..=MISSED_PONGS {
+        let deadline = host.next_deadline().unwrap();
+        host.handle_timeout(deadline);
+    }
+    assert_eq!(
+        events(&mut host),
+        [SessionEvent::Closed(CloseReason::Lost { missed: 3 })]
+    );
+    assert_eq!(host.next_deadline(), None);
+    assert_eq!(host.poll_transmit(), None);
+
+    host.start(SessionNonce(8), START);
+    let heard = exchange(&mut host, &mut agent, START);
+
+    assert_eq!(
+        heard.last(),
+        Some(&AgentEvent::Declared(vec![wanted(1, 5)]))
+    );
+}
+
+#[test]
+fn answered_pings_keep_a_session_for_ever() {
+    let (mut host, mut agent) = established();
+    for _ in 0..100 {
+        let now = host.next_deadline().unwrap();
+        host.handle_timeout(now);
+        exchange(&mut host, &mut agent, now);
+    }
+
+    assert_eq!(events(&mut host), []);
+}
+
+#[test]
+fn pongs_nobody_waits_for_do_not_keep_an_agent_alive() {
+    let (mut host, _) = established();
+    let mut now = START;
+    while host.is_established() {
+        now = host.next_deadline().unwrap();
+        host.handle_timeout(now);
+        host.handle_bytes(&message(NONCE, &AgentMessage::Pong { sequence: 99 }), now);
+    }
+
+    assert_eq!(now, START + 4 * PING_INTERVAL);
+    assert!(host.counters().unexpected_messages >= 3);
+}
+
+#[test]
+fn reports_reach_the_owner_only_for_the_declared_generation() {
+    let (mut host, _) = established();
+    for (number, generation) in [(1, 4), (1, 6), (2, 1), (1, 5)] {
+        let report = Box::new(report(number, generation, Phase::Binding));
+        host.handle_bytes(&message(NONCE, &AgentMessage::Report { report }), START);
+    }
+
+    assert_eq!(
+        events(&mut host),
+        [SessionEvent::Report(report(1, 5, Phase::Binding))]
+    );
+    assert_eq!(host.counters().outdated_reports, 2);
+    assert_eq!(host.counters().undeclared_reports, 1);
+}
+
+#[test]
+fn an_owner_that_does_not_poll_keeps_the_newest_reports_only() {
+    let (mut host, _) = established();
+    for count in 0..100 {
+        let phase = if count == 99 {
+            Phase::Released
+        } else {
+            Phase::Awaited
+        };
+        let report = Box::new(report(1, 5, phase));
+        host.handle_bytes(&message(NONCE, &AgentMessage::Report { report }), START);
+    }
+
+    let events = events(&mut host);
+
+    assert_eq!(events.len(), REPORTS_KEPT_PER_NIC);
+    let newest = SessionEvent::Report(report(1, 5, Phase::Released));
+    assert_eq!(events.last(), Some(&newest));
+}
+
+#[test]
+fn bad_bytes_within_a_session_end_it_with_the_reason() {
+    let mut flipped = message(NONCE, &AgentMessage::Pong { sequence: 1 });
+    flipped[25] ^= 1;
+    let frame = |payload: &[u8]| encode_frame(NONCE, payload).unwrap();
+    let nested = frame("[".repeat(60_000).as_bytes());
+    let unknown = frame(b"{\"type\":\"pong\",\"sequence\":1,\"more\":2}");
+    let mut endless = flipped.clone();
+    endless[12..16].copy_from_slice(&u32::MAX.to_be_bytes());
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("BrokenFraming", b"hello".to_vec()),
+        ("BrokenFraming", flipped),
+        ("BrokenFraming", endless),
+        ("MalformedMessage", nested),
+        ("MalformedMessage", unknown),
+    ];
+    for (reason, bytes) in cases {
+        let (mut host, _) = established();
+
+        host.handle_bytes(&bytes, START);
+
+        let events = events(&mut host);
+        assert_eq!(events.len(), 1);
+        let text = format!("{:?}", events[0]);
+        assert!(text.contains(reason), "{text}");
+    }
+}
+
+#[test]
+fn a_flood_of_frames_or_bytes_ends_the_session() {
+    let limits = ReceiveLimits {
+        frames_per_second: 10,
+        frames_burst: 10,
+        bytes_per_second: 1000,
+        bytes_burst: 1000,
+    };
+    let cases = [
+        (FloodLimit::Frames, AgentMessage::Pong { sequence: 0 }, 12),
+        (
+            FloodLimit::Bytes,
+            AgentMessage::Report {
+                report: Box::new(report(1, 5, Phase::Awaited)),
+            },
+            9,
+        ),
+    ];
+    for (limit, flood, count) in cases {
+        let (_, mut agent) = established();
+        let mut host = HostSession::new(VersionRange::CURRENT, limits);
+        host.want(wanted(1, 5)).unwrap();
+        host.start(NONCE, START);
+        exchange(&mut host, &mut agent, START);
+        events(&mut host);
+
+        host.handle_bytes(&message(NONCE, &flood).repeat(count), START);
+
+        let last = events(&mut host).pop();
+        let closed = SessionEvent::Closed(CloseReason::Flooded { limit });
+        assert_eq!(last, Some(closed), "{limit}");
+    }
+}
+
+#[test]
+fn a_forgotten_nics_reports_are_gone_with_it() {
+    let (mut host, _) = established();
+    let report = Box::new(report(1, 5, Phase::Binding));
+    host.handle_bytes(&message(NONCE, &AgentMessage::Report { report }), START);
+
+    host.forget(&nic(1));
+
+    assert_eq!(events(&mut host), []);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic_and_never_make_a_report(
+        bytes in prop::collection::vec(any::<u8>(), 0..3000),
+        chunk in 1_usize..700,
+    ) {
+        let (mut host, _) = established();
+        for part in bytes.chunks(chunk) {
+            host.handle_bytes(part, START);
+        }
+        let reports = events(&mut host)
+            .into_iter()
+            .filter(|event| matches!(event, SessionEvent::Report(_)))
+            .count();
+        prop_assert_eq!(reports, 0);
+    }
+
+    #[test]
+    fn a_session_opens_over_a_pipe_with_any_leftovers(
+        to_agent in prop::collection::vec(any::<u8>(), 0..300),
+        to_host in prop::collection::vec(any::<u8>(), 0..300),
+        chunk in 1_usize..40,
+    ) {
+        let (mut host, mut agent) = (host(), agent_with(VersionRange::CURRENT));
+        agent.handle_bytes(&to_agent);
+        host.start(NONCE, START);
+        host.handle_bytes(&to_host, START);
+        let mut now = START;
+        for _ in 0..3 {
+            while let Some(frame) = host.poll_transmit() {
+                frame.chunks(chunk).for_each(|part| agent.handle_bytes(part));
+            }
+            while let Some(frame) = agent.poll_transmit() {
+                frame.chunks(chunk).for_each(|part| host.handle_bytes(part, now));
+            }
+            now += HELLO_INTERVAL;
+            host.handle_timeout(now);
+        }
+        prop_assert!(host.is_established());
+    }
+}
