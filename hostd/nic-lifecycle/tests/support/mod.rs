@@ -1,0 +1,98 @@
+//! A site with two VMs and one network, for the tests of this crate.
+
+#![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
+
+use nic_lifecycle::{
+    HostQuota, Ledger, Network, NewNic, NicRecord, RequestedAddressing, RequestedPlacement, Site,
+    VmClass,
+};
+use nic_model::{
+    HotplugMode, MacAddr, Mtu, NicId, PowerState, RateLimits, Slot, SlotId, SlotOccupant,
+    VmHardware, VmRunId,
+};
+
+/// A ledger with VMs `vm1` and `vm2`, each with `slots` empty slots and room for `max_nics`.
+pub(crate) fn ledger(slots: u8, max_nics: u64, quota: HostQuota) -> Ledger {
+    let class = VmClass {
+        name: "standard".parse().unwrap(),
+        max_nics,
+        max_addresses_per_nic: 4,
+        max_queues: 2,
+        rates: RateLimits::default(),
+    };
+    let network = Network {
+        name: "blue".parse().unwrap(),
+        subnets: vec![
+            "10.77.0.0/16".parse().unwrap(),
+            "fd77::/64".parse().unwrap(),
+        ],
+        mtu: Mtu::ETHERNET,
+    };
+    let mut ledger = Ledger::new(Site {
+        networks: [(network.name.clone(), network)].into(),
+        classes: [(class.name.clone(), class.clone())].into(),
+        default_class: Some(class.name),
+        quota,
+        ..Site::default()
+    });
+    for vm in ["vm1", "vm2"] {
+        ledger.observe(&vm.parse().unwrap(), hardware(slots));
+    }
+    ledger
+}
+
+/// A running VM with empty slots `rp0`, `rp1`, ….
+pub(crate) fn hardware(slots: u8) -> VmHardware {
+    let slot = |number: u8| Slot {
+        id: SlotId(format!("rp{number}")),
+        path: format!("{:02x}.0/00.0", number + 2).parse().unwrap(),
+        occupant: SlotOccupant::Empty,
+    };
+    VmHardware {
+        power: PowerState::Running,
+        run: Some(VmRunId("1".to_owned())),
+        hotplug: HotplugMode::Acpi,
+        slots: (0..slots).map(slot).collect(),
+        nics: Vec::new(),
+        channel: None,
+    }
+}
+
+/// The NIC with a given number.
+pub(crate) fn nic_id(number: u16) -> NicId {
+    format!("nic-{number:010}").parse().unwrap()
+}
+
+/// A request for the NIC with a given number, everything left to be allocated.
+pub(crate) fn new_nic(number: u16) -> NewNic {
+    let [high, low] = number.to_be_bytes();
+    NewNic {
+        id: nic_id(number),
+        tenant: "acme".parse().unwrap(),
+        network: "blue".parse().unwrap(),
+        mac: None,
+        mac_candidates: vec![MacAddr::local([0, 0, 0, high, low])],
+        addressing: RequestedAddressing::Allocate,
+        mtu: None,
+        routes: Vec::new(),
+        limits: RateLimits::default(),
+        queue_count: 1,
+        now_ms: 0,
+    }
+}
+
+/// A place in a VM, in a target of its own for each number.
+pub(crate) fn place(vm: &str, number: u16) -> RequestedPlacement {
+    RequestedPlacement {
+        vm: vm.parse().unwrap(),
+        target: format!("netns:c{number}").parse().unwrap(),
+        link_name: "eth0".parse().unwrap(),
+    }
+}
+
+/// Creates and stores the NIC with a given number.
+pub(crate) fn create(ledger: &mut Ledger, number: u16) -> NicRecord {
+    let record = ledger.admit_create(new_nic(number)).unwrap();
+    ledger.put(record.clone());
+    record
+}
