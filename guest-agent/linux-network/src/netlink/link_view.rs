@@ -1,0 +1,128 @@
+//! A link as the kernel describes it.
+
+use std::fmt;
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use nic_model::MacAddr;
+
+/// A link's number, unique within its network namespace while the link is in it. Moving a link may
+/// change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkIndex(pub u32);
+
+impl fmt::Display for LinkIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whether a link is switched on (`IFF_UP`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminState {
+    /// It is.
+    Up,
+    /// It is not: it carries no frames.
+    Down,
+}
+
+/// Whether the other end is there (`IFF_LOWER_UP`). A link that is switched off has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// It is.
+    Present,
+    /// It is not.
+    Absent,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkView {
+    /// Its number.
+    pub index: LinkIndex,
+    /// Its name.
+    pub name: String,
+    /// Its Ethernet address; `None` where it has none that a station may have (`lo`).
+    pub mac: Option<MacAddr>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Whether it is switched on.
+    pub admin: AdminState,
+    /// Whether the other end is there.
+    pub carrier: Carrier,
+    /// Free text that somebody attached to it.
+    pub alias: Option<String>,
+    /// What made it: `tun`, `bridge`, `ifb`, `veth`; `None` for a device with a driver of its own,
+    /// as virtio-net.
+    pub kind: Option<String>,
+    /// The device it belongs to, such as `virtio3` (`IFLA_PARENT_DEV_NAME`, Linux 5.14).
+    pub parent_device: Option<String>,
+    /// The bridge or bond it is part of.
+    pub master: Option<LinkIndex>,
+}
+
+impl From<LinkMessage> for LinkView {
+    fn from(message: LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut view = Self {
+            index: LinkIndex(message.header.index),
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            admin: if flags.contains(LinkFlags::Up) {
+                AdminState::Up
+            } else {
+                AdminState::Down
+            },
+            carrier: carrier(flags),
+            alias: None,
+            kind: None,
+            parent_device: None,
+            master: None,
+        };
+        for attribute in message.attributes {
+            view.take(attribute);
+        }
+        view
+    }
+}
+
+impl LinkView {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kernel tells sixty things more"
+    )]
+    fn take(&mut self, attribute: LinkAttribute) {
+        match attribute {
+            LinkAttribute::IfName(name) => self.name = name,
+            LinkAttribute::Address(octets) => self.mac = mac(&octets),
+            LinkAttribute::Mtu(bytes) => self.mtu = bytes,
+            LinkAttribute::IfAlias(text) if !text.is_empty() => self.alias = Some(text),
+            LinkAttribute::ParentDevName(name) => self.parent_device = Some(name),
+            LinkAttribute::Controller(index) if index != 0 => self.master = Some(LinkIndex(index)),
+            LinkAttribute::LinkInfo(infos) => self.kind = kind(infos),
+            _ => {}
+        }
+    }
+}
+
+fn carrier(flags: LinkFlags) -> Carrier {
+    if flags.contains(LinkFlags::LowerUp) {
+        Carrier::Present
+    } else {
+        Carrier::Absent
+    }
+}
+
+fn mac(octets: &[u8]) -> Option<MacAddr> {
+    MacAddr::new(octets.try_into().ok()?).ok()
+}
+
+fn kind(infos: Vec<LinkInfo>) -> Option<String> {
+    infos.into_iter().find_map(|info| {
+        if let LinkInfo::Kind(kind) = info {
+            Some(kind.to_string())
+        } else {
+            None
+        }
+    })
+}
