@@ -249,11 +249,11 @@ impl Netns {
     ///
     /// # Errors
     /// When the thread cannot be started or cannot enter the namespace, or `work` panics.
-    pub async fn run<T: Send + 'static>(
+    pub fn run<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &self,
         name: &'static str,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, RunInNetnsError> {
+        work: W,
+    ) -> impl Future<Output = Result<T, RunInNetnsError>> + Send + 'static + use<T, W> {
         let (sender, receiver) = oneshot::channel();
         let netns = self.clone();
         let body = move || {
@@ -261,11 +261,13 @@ impl Netns {
             // Refused only when the caller no longer waits: nobody is left to tell.
             sender.send(outcome).unwrap_or_default();
         };
-        let started = thread::Builder::new().name(name.to_owned()).spawn(body);
-        started.map_err(|cause| RunInNetnsError::Thread { name, cause })?;
-        receiver
-            .await
-            .unwrap_or(Err(RunInNetnsError::Panicked { name }))
+        async move {
+            let started = thread::Builder::new().name(name.to_owned()).spawn(body);
+            started.map_err(|cause| RunInNetnsError::Thread { name, cause })?;
+            receiver
+                .await
+                .unwrap_or(Err(RunInNetnsError::Panicked { name }))
+        }
     }
 
     fn enter(&self) -> Result<(), RunInNetnsError> {

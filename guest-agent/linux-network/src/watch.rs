@@ -1,17 +1,21 @@
 //! Being told when links come, change and go.
 //!
-//! The kernel drops events when a listener is slow, and says so only by an error on the next read
-//! (`ENOBUFS`). That error is an event here, [`LinkEvent::Overrun`], because the only right answer is to
-//! look at all links again. Nothing is queued in this process beyond one datagram: a slow listener
-//! fills the kernel's buffer, whose size is fixed.
+//! The kernel drops events when a listener is slow, and says so by an error on the next read
+//! (`ENOBUFS`), once: until the listener has read everything that was queued, it drops more without a
+//! word (`NETLINK_S_CONGESTED` in net/netlink/af_netlink.c). So the queue is emptied first, and then
+//! [`LinkEvent::Overrun`] asks for the only right answer, to look at all links again. Nothing is queued
+//! in this process beyond one datagram: a slow listener fills the kernel's buffer, whose size is fixed.
 //!
 //! ```text
-//!   subscribe ──► (now list the links: what came before) ──► next, next, … ──► Overrun ──► list again
+//!   subscribe ──► (now list the links: what came before) ──► next, next, …
+//!                         ▲                                      │ ENOBUFS
+//!                         └────────── Overrun ◄── queue emptied ◄┘
 //! ```
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -61,12 +65,8 @@ impl LinkWatch {
     /// # Errors
     /// When the namespace cannot be entered or the socket not be made.
     pub async fn subscribe(netns: &Netns) -> Result<Self, ConnectNetlinkError> {
-        Self::with_receive_buffer(netns, RECEIVE_BUFFER_BYTES).await
-    }
-
-    async fn with_receive_buffer(netns: &Netns, bytes: i32) -> Result<Self, ConnectNetlinkError> {
         let socket = socket_in(netns, &[LINK_GROUP]).await?;
-        set_receive_buffer(&socket, bytes).map_err(ConnectNetlinkError::Socket)?;
+        set_receive_buffer(&socket, RECEIVE_BUFFER_BYTES).map_err(ConnectNetlinkError::Socket)?;
         Ok(Self {
             socket,
             datagram: Vec::with_capacity(DATAGRAM_BYTES),
@@ -79,19 +79,39 @@ impl LinkWatch {
     /// # Errors
     /// When the socket fails for good.
     pub async fn next(&mut self) -> Result<LinkEvent, WatchLinksError> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<LinkEvent, WatchLinksError>> {
         loop {
             if let Some(event) = self.pending.pop_front() {
-                return Ok(event);
+                return Poll::Ready(Ok(event));
             }
             self.datagram.clear();
-            let (socket, datagram) = (&self.socket, &mut self.datagram);
-            match poll_fn(|context| socket.poll_recv_from(context, datagram)).await {
-                Ok(sender) if sender.port_number() == 0 => read(datagram, &mut self.pending),
+            match self.socket.poll_recv_from(context, &mut self.datagram) {
                 // Only the kernel, port 0, tells of links; anybody may send here.
-                Ok(_stranger) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Ok(LinkEvent::Overrun);
+                Poll::Ready(Ok(sender)) if sender.port_number() != 0 => {}
+                Poll::Ready(Ok(_)) => read(&self.datagram, &mut self.pending),
+                Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Poll::Ready(self.empty_queue().map(|()| LinkEvent::Overrun));
                 }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(WatchLinksError(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Throws away what the kernel has queued. It ends, because reading a datagram is much quicker
+    /// than changing a link. Past the runtime, whose cooperative budget would pretend after 128 reads
+    /// that the queue is empty.
+    fn empty_queue(&mut self) -> Result<(), WatchLinksError> {
+        loop {
+            self.datagram.clear();
+            let socket = self.socket.socket_ref();
+            match socket.recv(&mut self.datagram, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) => return Err(WatchLinksError(error)),
             }
         }

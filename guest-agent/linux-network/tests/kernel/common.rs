@@ -6,7 +6,7 @@ use std::process::Command;
 use linux_network::{LinkIndex, Netlink, Netns};
 
 /// Runs `ip` with `arguments` inside `netns` and gives what it printed.
-pub async fn ip(netns: &Netns, arguments: &str) -> String {
+pub(crate) async fn ip(netns: &Netns, arguments: &str) -> String {
     let words: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
     let run = netns.run("ip", move || Command::new("ip").args(words).output());
     let output = run.await.unwrap().expect("iproute2 is installed");
@@ -16,7 +16,7 @@ pub async fn ip(netns: &Netns, arguments: &str) -> String {
 }
 
 /// A private namespace with a pair of links `one` and `two`, both down, and a connection to it.
-pub async fn netns_with_pair() -> (Netns, Netlink) {
+pub(crate) async fn netns_with_pair() -> (Netns, Netlink) {
     let netns = Netns::unnamed().unwrap();
     ip(&netns, "link add one type veth peer name two").await;
     let netlink = Netlink::connect(&netns).await.unwrap();
@@ -24,7 +24,7 @@ pub async fn netns_with_pair() -> (Netns, Netlink) {
 }
 
 /// The number of the link named `name`.
-pub async fn index(netlink: &Netlink, name: &str) -> LinkIndex {
+pub(crate) async fn index(netlink: &Netlink, name: &str) -> LinkIndex {
     let found = netlink.link_by_name(&name.parse().unwrap()).await.unwrap();
     found.unwrap_or_else(|| panic!("no link {name}")).index
 }

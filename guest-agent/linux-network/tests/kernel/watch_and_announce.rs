@@ -1,10 +1,8 @@
 //! Events of links, announcements on the wire, settings of a namespace.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{index, ip, netns_with_pair};
+use crate::common::{index, ip, netns_with_pair};
 use linux_network::announce::Announcer;
 use linux_network::{AdminState, LinkChange, LinkEvent, LinkWatch, Netlink, Netns, sysctl};
 
@@ -80,6 +78,7 @@ async fn leaving_a_bridge_is_not_taken_for_going_away() {
     ip(&netns, "link add bridge type bridge").await;
     let mut watch = LinkWatch::subscribe(&netns).await.unwrap();
     let one = index(&netlink, "one").await;
+    netlink.set_link(one, UP).await.unwrap();
 
     ip(&netns, "link set one master bridge").await;
     ip(&netns, "link set one nomaster").await;
@@ -97,6 +96,7 @@ async fn lost_events_are_told_of_as_an_overrun() {
     let (netns, netlink) = netns_with_pair().await;
     let mut watch = LinkWatch::subscribe(&netns).await.unwrap();
     let one = index(&netlink, "one").await;
+    netlink.set_link(one, UP).await.unwrap();
 
     for number in 0..3000 {
         let alias = format!("number {number}");

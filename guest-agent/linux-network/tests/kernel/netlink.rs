@@ -1,8 +1,6 @@
 //! Links, addresses and routes through a real kernel, in private namespaces.
 
-mod common;
-
-use common::{index, ip, netns_with_pair};
+use crate::common::{index, ip, netns_with_pair};
 use linux_network::{
     AdminState, Carrier, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink, Netns,
 };

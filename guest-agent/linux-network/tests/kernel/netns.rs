@@ -1,7 +1,5 @@
 //! Network namespaces by name, by process and without a name.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -42,7 +40,7 @@ async fn a_created_namespace_is_found_again_under_its_name() {
     assert_eq!(Netns::open_named(&name.0).unwrap(), created);
     assert_eq!(Netns::named_or_create(&name.0).unwrap(), created);
     assert_ne!(created, Netns::own().unwrap());
-    let listed = common::ip(&Netns::own().unwrap(), "netns list").await;
+    let listed = crate::common::ip(&Netns::own().unwrap(), "netns list").await;
     assert!(listed.contains(name.0.as_str()), "iproute2 sees {listed}");
 }
 
