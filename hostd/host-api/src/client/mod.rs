@@ -1,0 +1,1 @@
+//! A client of hostd over its unix socket.
