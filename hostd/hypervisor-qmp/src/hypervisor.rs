@@ -1,0 +1,192 @@
+//! The [`Hypervisor`] of VMs that are given by their QMP sockets.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hypervisor::{
+    Carrier, Hypervisor, HypervisorEvent, InspectError, ListError, PlugError, PlugRequest,
+    SetLinkError, Trouble, UnplugError, Unplugging,
+};
+use nic_model::{NicId, VmHardware, VmId};
+use tokio::sync::broadcast;
+
+use crate::change;
+use crate::client::CommandError;
+use crate::link::{Link, Outage};
+use crate::session::{Session, hardware_when_off};
+
+/// Events a receiver may fall behind by before it is told to look at everything.
+const EVENTS_LEN: usize = 1024;
+
+/// One VM and where to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QmpVm {
+    /// Its name.
+    pub id: VmId,
+    /// A QMP socket that QEMU itself listens on (`-qmp unix:PATH,server=on,wait=off`) and that
+    /// nobody else uses.
+    pub socket: PathBuf,
+    /// Host end of the agent's channel, where the VM has one.
+    pub channel: Option<PathBuf>,
+}
+
+/// Whether the kernel moves the packets (vhost-net) or QEMU does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Vhost {
+    /// The kernel, where `/dev/vhost-net` can be opened.
+    #[default]
+    Auto,
+    /// QEMU.
+    Never,
+}
+
+/// VMs reached over QMP, each by an actor of its own.
+#[derive(Debug)]
+pub struct QmpHypervisor {
+    vms: BTreeMap<VmId, Vm>,
+    vhost: Vhost,
+    events: broadcast::Sender<HypervisorEvent>,
+}
+
+#[derive(Debug)]
+struct Vm {
+    link: Link,
+    channel: Option<PathBuf>,
+}
+
+impl QmpHypervisor {
+    /// Starts to connect to each of `vms`, with [`Vhost::Auto`]. Of two with the same name the
+    /// later one counts.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn new(vms: Vec<QmpVm>) -> Self {
+        Self::with_vhost(vms, Vhost::default())
+    }
+
+    /// The same with a choice of who moves the packets.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn with_vhost(vms: Vec<QmpVm>, vhost: Vhost) -> Self {
+        let (events, _) = broadcast::channel(EVENTS_LEN);
+        let vms = vms.into_iter().map(|vm| {
+            let link = Link::start(vm.id.clone(), vm.socket, events.clone());
+            let channel = vm.channel;
+            (vm.id, Vm { link, channel })
+        });
+        Self {
+            vms: vms.collect(),
+            vhost,
+            events,
+        }
+    }
+
+    fn vm(&self, id: &VmId) -> Result<&Vm, Trouble> {
+        self.vms.get(id).ok_or(Trouble::NoSuchVm)
+    }
+
+    async fn try_plug(&self, vm: &VmId, request: PlugRequest) -> Result<(), Trouble> {
+        let link = &self.vm(vm)?.link;
+        let _turn = link.turn().await?;
+        let session = link.session().await?;
+        change::plug(&session.qemu, self.vhost, request).await
+    }
+
+    async fn try_unplug(&self, vm: &VmId, nic: &NicId) -> Result<Unplugging, Trouble> {
+        let link = &self.vm(vm)?.link;
+        let _turn = link.turn().await?;
+        let session = link.session().await?;
+        change::unplug(&session.qemu, nic).await
+    }
+
+    async fn try_set_link(&self, vm: &VmId, nic: &NicId, carrier: Carrier) -> Result<(), Trouble> {
+        let link = &self.vm(vm)?.link;
+        let _turn = link.turn().await?;
+        let session = link.session().await?;
+        change::set_link(&session.qemu, nic, carrier).await
+    }
+}
+
+impl Vm {
+    /// A session that breaks while it is asked says nothing about the VM: the next one does, and
+    /// reading twice does no harm.
+    async fn inspect(&self) -> Result<VmHardware, Trouble> {
+        match self.look().await {
+            Err(Look::Failed(CommandError::Lost { .. })) => self.look().await,
+            outcome => outcome,
+        }
+        .or_else(|look| match look {
+            Look::Outage(Outage::NoProcess) => Ok(hardware_when_off(self.channel.clone())),
+            Look::Outage(outage) => Err(outage.into()),
+            Look::Failed(error) => Err(change::trouble(error)),
+        })
+    }
+
+    async fn look(&self) -> Result<VmHardware, Look> {
+        let session: Arc<Session> = self.link.session().await.map_err(Look::Outage)?;
+        let hardware = session.hardware(self.channel.clone()).await;
+        hardware.map_err(Look::Failed)
+    }
+}
+
+/// Why a look at a VM brought nothing.
+enum Look {
+    Outage(Outage),
+    Failed(CommandError),
+}
+
+#[async_trait]
+impl Hypervisor for QmpHypervisor {
+    async fn vms(&self) -> Result<Vec<VmId>, ListError> {
+        Ok(self.vms.keys().cloned().collect())
+    }
+
+    async fn inspect(&self, vm: &VmId) -> Result<VmHardware, InspectError> {
+        let looked = match self.vm(vm) {
+            Ok(found) => found.inspect().await,
+            Err(trouble) => Err(trouble),
+        };
+        looked.map_err(|trouble| InspectError {
+            vm: vm.clone(),
+            trouble,
+        })
+    }
+
+    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<(), PlugError> {
+        let (nic, slot) = (request.nic.clone(), request.slot.clone());
+        let plugged = self.try_plug(vm, request).await;
+        plugged.map_err(|trouble| PlugError {
+            vm: vm.clone(),
+            nic,
+            slot,
+            trouble,
+        })
+    }
+
+    async fn unplug(&self, vm: &VmId, nic: &NicId) -> Result<Unplugging, UnplugError> {
+        let unplugged = self.try_unplug(vm, nic).await;
+        unplugged.map_err(|trouble| UnplugError {
+            vm: vm.clone(),
+            nic: nic.clone(),
+            trouble,
+        })
+    }
+
+    async fn set_link(&self, vm: &VmId, nic: &NicId, carrier: Carrier) -> Result<(), SetLinkError> {
+        let set = self.try_set_link(vm, nic, carrier).await;
+        set.map_err(|trouble| SetLinkError {
+            vm: vm.clone(),
+            nic: nic.clone(),
+            trouble,
+        })
+    }
+
+    fn events(&self) -> broadcast::Receiver<HypervisorEvent> {
+        self.events.subscribe()
+    }
+}
