@@ -11,6 +11,7 @@
 //! Requests refuse unknown fields: a misspelt limit must not read as "no limit". Answers do not,
 //! so that an older client can talk to a newer hostd.
 
+pub mod client;
 mod event;
 mod limits;
 mod nic;
@@ -21,6 +22,7 @@ mod request;
 mod vm;
 mod wait;
 
+pub use client::Client;
 pub use event::{Event, EventKind, EventQuery};
 pub use limits::{Limit, LimitScope, Limits};
 pub use nic::{
