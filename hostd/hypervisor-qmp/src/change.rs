@@ -30,11 +30,12 @@ use crate::client::{CommandError, Connection, ErrorClass};
 use crate::commands::{
     closefd, device_add, device_del, getfd, netdev_add, netdev_del, qom_list, set_link as link,
 };
-use crate::qom::NAMED;
+use crate::qom::{NAMED, device_path};
+use crate::session::Session;
 
-/// QEMU keeps a device's id until the last reader of its memory map is through (RCU), some
-/// milliseconds after the device has left the list of devices: how often and how far apart a plug
-/// right behind an unplug tries again.
+/// QEMU before 6.2 keeps a device's id (its `QemuOpts`) until the last reader of its memory map is
+/// through (RCU), some milliseconds after the device has left the list of devices: how often and
+/// how far apart a plug right behind an unplug tries again.
 const ID_RELEASE_TRIES: u32 = 10;
 const ID_RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
@@ -54,13 +55,14 @@ enum Origin {
 
 /// Makes the backend and the device of a NIC, or finds them.
 pub(crate) async fn plug(
-    qemu: &Connection,
+    session: &Session,
     vhost: Vhost,
     mut request: PlugRequest,
 ) -> Result<(), Trouble> {
+    let qemu = &session.qemu;
     let queues = std::mem::take(&mut request.tap.queues);
     let backend = make_backend(qemu, vhost, &request, queues).await?;
-    let device = make_device(qemu, &request).await;
+    let device = make_device(session, &request).await;
     let surplus = match &device {
         // It has been there all along, with another backend or with none.
         Ok(Origin::Found) => true,
@@ -202,10 +204,13 @@ async fn close_left_behind(qemu: &Connection, nic: &NicId) {
 }
 
 /// Makes the device, or finds it.
-async fn make_device(qemu: &Connection, request: &PlugRequest) -> Result<Origin, CommandError> {
+async fn make_device(session: &Session, request: &PlugRequest) -> Result<Origin, CommandError> {
+    let qemu = &session.qemu;
     let arguments = device_arguments(request);
+    let path = device_path(&request.nic.device_id());
     let mut tries = ID_RELEASE_TRIES;
     loop {
+        session.devices.forget(&path);
         let error = match device_add(qemu, arguments.clone()).await {
             Ok(()) => return Ok(Origin::Made),
             Err(error) => error,

@@ -94,7 +94,7 @@ impl QmpHypervisor {
         let link = &self.vm(vm)?.link;
         let _turn = link.turn().await?;
         let session = link.session().await?;
-        change::plug(&session.qemu, self.vhost, request).await
+        change::plug(&session, self.vhost, request).await
     }
 
     async fn try_unplug(&self, vm: &VmId, nic: &NicId) -> Result<Unplugging, Trouble> {

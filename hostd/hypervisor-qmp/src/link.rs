@@ -130,7 +130,6 @@ impl Actor {
     async fn run(mut self) {
         loop {
             if let Some(session) = self.connect().await {
-                self.report();
                 let handle = self.serve(&session).await;
                 self.report();
                 if handle == Handle::Dropped {
@@ -143,7 +142,7 @@ impl Actor {
         }
     }
 
-    /// One try, its outcome given to everybody who wants it.
+    /// One try, its outcome given to everybody who wants it, after the event that tells of it.
     async fn connect(&mut self) -> Option<Arc<Session>> {
         let opened = Session::open(&self.vm, &self.socket, &self.events).await;
         let outcome = opened.map(Arc::new).map_err(|error| match error {
@@ -153,6 +152,9 @@ impl Actor {
             | ConnectError::Negotiation { .. }
             | ConnectError::Identity { .. } => Outage::Failed(Arc::new(error)),
         });
+        if outcome.is_ok() {
+            self.report();
+        }
         while let Ok(wanted) = self.wanted.try_recv() {
             self.waiting.push(wanted);
         }

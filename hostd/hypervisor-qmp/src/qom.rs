@@ -6,12 +6,15 @@
 //! ```text
 //!   list of devices (every time) ──► known already ──► taken from memory
 //!            │                  └──► new ──► asked ──► remembered, unless the epoch moved
-//!   DEVICE_DELETED ──► forgotten, epoch moves
+//!   DEVICE_DELETED, device_add ──► forgotten, epoch moves
 //!   connection lost ──► all forgotten, with the session
 //! ```
 //!
-//! Replies and events come in order on one connection, so a device that went and came back under
-//! the same id is asked again: its `DEVICE_DELETED` was read before the list that shows it anew.
+//! The epoch covers an answer that is outdated by the time it is remembered. It does not cover an
+//! id that is used again: a device leaves the list when it is unparented, but its `DEVICE_DELETED`
+//! comes when the last reader of its memory map is through (`device_finalize` in QEMU's
+//! `hw/core/qdev.c`, by RCU), milliseconds later, and by then a new device may bear its id. So
+//! whoever adds a device makes this memory forget its path first.
 //!
 //! `query-pci` would tell most of this in one command, but it follows the bus numbers that the
 //! guest programs (`qmp_query_pci_bridge` in QEMU's `hw/pci/pci-qmp-cmds.c`): from a reset until the
@@ -78,7 +81,7 @@ struct Remembered {
 }
 
 impl DeviceMemory {
-    /// A device is gone; what is being asked about any just now may be outdated.
+    /// A device is gone, or another one may take its path: what is being asked just now is outdated.
     pub(crate) fn forget(&self, path: &str) {
         let mut remembered = self.lock();
         remembered.devices.remove(path);
@@ -190,6 +193,11 @@ async fn mac(qemu: &Connection, path: &str) -> Result<Option<MacAddr>, CommandEr
     }
     let mac = property(qemu, path, "mac").await?;
     Ok(mac.text().and_then(|mac| mac.parse().ok()))
+}
+
+/// Path of the device that bears `id`.
+pub(crate) fn device_path(id: &str) -> String {
+    format!("{NAMED}/{id}")
 }
 
 /// The id of the device at `path`, where it has one.

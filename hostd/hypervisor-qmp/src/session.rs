@@ -21,7 +21,7 @@ const ACPI_SINCE: QemuVersion = QemuVersion { major: 6, minor: 1 };
 pub(crate) struct Session {
     pub(crate) qemu: Connection,
     run: VmRunId,
-    devices: Arc<DeviceMemory>,
+    pub(crate) devices: Arc<DeviceMemory>,
     hotplug: OnceCell<HotplugMode>,
 }
 
