@@ -1,0 +1,211 @@
+//! Everything that can be judged without booting a guest.
+//!
+//! All steps run even when one fails: a person wants every complaint of one round, not the first.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::console::{Verdict, say};
+use crate::setup::{self, Purpose};
+use crate::{process, tidy};
+
+/// One judgement, and how it ended.
+struct Step {
+    name: &'static str,
+    run: fn() -> anyhow::Result<Outcome>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Good,
+    Bad,
+    /// Could not even start; the text says why.
+    Broken(String),
+    /// Could not be asked here; the text says what to do about it.
+    NotRun(&'static str),
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "fmt",
+        run: fmt,
+    },
+    Step {
+        name: "tidy",
+        run: || tidy::run().map(Outcome::from),
+    },
+    Step {
+        name: "clippy",
+        run: clippy,
+    },
+    Step {
+        name: "clippy without libvirt",
+        run: clippy_without_libvirt,
+    },
+    Step {
+        name: "doc",
+        run: doc,
+    },
+    Step {
+        name: "deny",
+        run: deny,
+    },
+];
+
+impl From<Verdict> for Outcome {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Good => Self::Good,
+            Verdict::Bad => Self::Bad,
+        }
+    }
+}
+
+/// `cargo xtask check`
+pub(crate) fn run() -> anyhow::Result<Verdict> {
+    setup::ensure(&[Purpose::Build])?;
+    let results: Vec<_> = STEPS.iter().map(timed).collect();
+    say("");
+    for (step, outcome, time) in &results {
+        say(summary_line(step.name, outcome, *time));
+    }
+    Ok(Verdict::good_if(
+        results.iter().all(|(_, outcome, _)| !outcome.is_fault()),
+    ))
+}
+
+impl Outcome {
+    fn is_fault(&self) -> bool {
+        match self {
+            Self::Bad | Self::Broken(_) => true,
+            Self::Good | Self::NotRun(_) => false,
+        }
+    }
+}
+
+fn timed(step: &Step) -> (&Step, Outcome, Duration) {
+    say(format_args!("── {}", step.name));
+    let start = Instant::now();
+    let outcome = attempt(step);
+    let time = start.elapsed();
+    say(summary_line(step.name, &outcome, time));
+    (step, outcome, time)
+}
+
+fn attempt(step: &Step) -> Outcome {
+    (step.run)().unwrap_or_else(|error| Outcome::Broken(format!("{error:#}")))
+}
+
+fn summary_line(name: &str, outcome: &Outcome, time: Duration) -> String {
+    let (word, note) = match outcome {
+        Outcome::Good => ("ok", ""),
+        Outcome::Bad => ("FAILED", ""),
+        Outcome::Broken(why) => ("FAILED", why.as_str()),
+        Outcome::NotRun(why) => ("not run", *why),
+    };
+    let line = format!("{word:<8} {:>6.1} s  {name:<24} {note}", time.as_secs_f64());
+    line.trim_end().to_owned()
+}
+
+fn cargo_step(arguments: &[&str]) -> anyhow::Result<Outcome> {
+    let mut cargo = process::cargo()?;
+    cargo.args(arguments);
+    judge(&mut cargo)
+}
+
+fn judge(command: &mut Command) -> anyhow::Result<Outcome> {
+    Ok(Verdict::good_if(process::succeeds(command)?).into())
+}
+
+fn fmt() -> anyhow::Result<Outcome> {
+    cargo_step(&["fmt", "--all", "--check"])
+}
+
+fn clippy() -> anyhow::Result<Outcome> {
+    cargo_step(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])
+}
+
+/// A host without libvirt must build too. The workspace stays selected as a whole, because a
+/// package alone would get other features of its dependencies and compile them all again.
+fn clippy_without_libvirt() -> anyhow::Result<Outcome> {
+    let selection = [
+        "--workspace",
+        "--exclude",
+        "hypervisor-libvirt",
+        "--no-default-features",
+    ];
+    let arguments = [
+        &["clippy", "--quiet"],
+        &selection[..],
+        &["--", "-D", "warnings"],
+    ]
+    .concat();
+    cargo_step(&arguments)
+}
+
+fn doc() -> anyhow::Result<Outcome> {
+    let mut cargo = process::cargo()?;
+    cargo
+        .args([
+            "doc",
+            "--quiet",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+        ])
+        .env(
+            "RUSTDOCFLAGS",
+            "-D warnings -D rustdoc::broken_intra_doc_links",
+        );
+    judge(&mut cargo)
+}
+
+/// Advisories need the network, so a laptop on a train asks only for what the lock file holds.
+fn deny() -> anyhow::Result<Outcome> {
+    if process::find_program("cargo-deny").is_none() {
+        return Ok(Outcome::NotRun(
+            "licences were checked by tidy; for the rest `cargo install --locked cargo-deny`",
+        ));
+    }
+    cargo_step(&[
+        "deny",
+        "--all-features",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_cannot_start_counts_as_failed() {
+        let step = Step {
+            name: "broken",
+            run: || anyhow::bail!("no such program"),
+        };
+
+        assert!(attempt(&step).is_fault());
+    }
+
+    #[test]
+    fn a_step_that_was_not_run_says_what_to_do() {
+        let line = summary_line("deny", &Outcome::NotRun("install it"), Duration::ZERO);
+
+        assert_eq!(
+            line,
+            "not run     0.0 s  deny                     install it"
+        );
+    }
+}

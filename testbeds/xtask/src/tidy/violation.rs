@@ -1,0 +1,99 @@
+//! What a rule has to say, in the form an editor can jump to.
+
+use std::fmt;
+
+/// One breach of a rule. Ordered by place, so that a report reads like the tree.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Violation {
+    /// Relative to the root of the workspace.
+    pub(crate) path: String,
+    /// From 1.
+    pub(crate) line: usize,
+    pub(crate) rule: Rule,
+    /// What to do about it.
+    pub(crate) advice: String,
+}
+
+impl Violation {
+    pub(crate) fn new(path: &str, line: usize, rule: Rule, advice: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            line,
+            rule,
+            advice: advice.into(),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}: {}: {}",
+            self.path,
+            self.line,
+            self.rule.name(),
+            self.advice
+        )
+    }
+}
+
+/// Every rule, in the order of the modules that check them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    Syntax,
+    FileLength,
+    FunctionLength,
+    ModuleDoc,
+    Reason,
+    IgnoredTest,
+    Unfinished,
+    Bool,
+    Sleep,
+    Direction,
+    Purity,
+    Oracle,
+    FolderName,
+    Lints,
+    ClippyFile,
+    Versions,
+    Licence,
+    Columns,
+    MachinePath,
+    IssueLink,
+    StalePath,
+    StaleCrate,
+    StaleCommand,
+    Excuse,
+}
+
+impl Rule {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::FileLength => "file-length",
+            Self::FunctionLength => "function-length",
+            Self::ModuleDoc => "module-doc",
+            Self::Reason => "reason",
+            Self::IgnoredTest => "ignored-test",
+            Self::Unfinished => "unfinished",
+            Self::Bool => "bool",
+            Self::Sleep => "sleep",
+            Self::Direction => "direction",
+            Self::Purity => "purity",
+            Self::Oracle => "oracle",
+            Self::FolderName => "folder-name",
+            Self::Lints => "lints",
+            Self::ClippyFile => "clippy-file",
+            Self::Versions => "versions",
+            Self::Licence => "licence",
+            Self::Columns => "columns",
+            Self::MachinePath => "machine-path",
+            Self::IssueLink => "issue-link",
+            Self::StalePath => "stale-path",
+            Self::StaleCrate => "stale-crate",
+            Self::StaleCommand => "stale-command",
+            Self::Excuse => "excuse",
+        }
+    }
+}
