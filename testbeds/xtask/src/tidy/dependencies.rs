@@ -109,7 +109,10 @@ fn purity(workspace: &Workspace, member: &Member) -> Vec<Violation> {
     if !PURE.contains(&member.name.as_str()) {
         return Vec::new();
     }
-    let reached = reach(workspace, &member.name);
+    let is_impure = |name: &str| IMPURE.iter().any(|(impure, _)| *impure == name);
+    let reached = reach(workspace, &member.name, |name| {
+        PURE.contains(&name) || is_impure(name)
+    });
     let impure = IMPURE
         .iter()
         .filter_map(|(name, brings)| Some((reached.get(*name)?, brings)));
@@ -125,7 +128,7 @@ fn oracle(workspace: &Workspace, member: &Member) -> Vec<Violation> {
     if member.directory() != "simulator" {
         return Vec::new();
     }
-    let reached = reach(workspace, &member.name);
+    let reached = reach(workspace, &member.name, |name| JUDGED.contains(&name));
     let judged = JUDGED.iter().filter_map(|name| reached.get(*name));
     judged
         .map(|chain| {
@@ -135,8 +138,13 @@ fn oracle(workspace: &Workspace, member: &Member) -> Vec<Violation> {
         .collect()
 }
 
-/// Every package a member links in, by name, with a shortest chain that leads to it.
-fn reach(workspace: &Workspace, member: &str) -> BTreeMap<String, String> {
+/// Every package a member links in, by name, with a shortest chain that leads to it. The walk ends
+/// at packages that are a finding themselves: what lies behind them is their fault.
+fn reach(
+    workspace: &Workspace,
+    member: &str,
+    ends_at: impl Fn(&str) -> bool,
+) -> BTreeMap<String, String> {
     let mut chains = BTreeMap::new();
     let start = workspace.key(member).map(|key| (key, member.to_owned()));
     let mut queue: VecDeque<(&str, String)> = start.into_iter().collect();
@@ -146,7 +154,9 @@ fn reach(workspace: &Workspace, member: &str) -> BTreeMap<String, String> {
             if !chains.contains_key(name) {
                 let chain = format!("{chain} → {name}");
                 chains.insert(name.to_owned(), chain.clone());
-                queue.push_back((next, chain));
+                if !ends_at(name) {
+                    queue.push_back((next, chain));
+                }
             }
         }
     }
@@ -231,6 +241,23 @@ mod tests {
             "{}",
             found[0].2
         );
+    }
+
+    #[test]
+    fn what_lies_behind_a_finding_is_not_reported_again() {
+        let edges: &[(&str, &[&str])] = &[
+            ("nic-binding", &["nic-model"]),
+            ("nic-model", &["tokio"]),
+            ("tokio", &["mio"]),
+        ];
+        let members = vec![
+            member("guest-agent/nic-binding", &[]),
+            member("guest-agent/nic-model", &[]),
+        ];
+
+        let found = found(&Tree::default(), &workspace(members, edges));
+
+        assert_eq!(found.len(), 1, "{found:?}");
     }
 
     #[test]

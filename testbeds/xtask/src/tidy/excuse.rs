@@ -8,15 +8,6 @@ use super::source::RustSource;
 use super::tree::Tree;
 use super::violation::{Rule, Violation};
 
-/// The rules that a good reason may break.
-const EXCUSABLE: [Rule; 5] = [
-    Rule::Bool,
-    Rule::Columns,
-    Rule::MachinePath,
-    Rule::Sleep,
-    Rule::StaleCrate,
-];
-
 struct Excuse<'a> {
     path: &'a str,
     line: usize,
@@ -89,7 +80,7 @@ fn find<'a>(tree: &'a Tree, sources: &'a [RustSource]) -> Vec<Excuse<'a>> {
 fn parse(line: &str) -> Option<Rule> {
     let (_, excuse) = line.split_once("tidy: ")?;
     let (name, reason) = excuse.split_once(" because ")?;
-    let rule = EXCUSABLE.into_iter().find(|rule| rule.name() == name)?;
+    let rule = Rule::excusable(name)?;
     reason
         .trim_start()
         .starts_with(char::is_alphanumeric)

@@ -6,7 +6,7 @@
 //!   cargo metadata ─► Workspace ─► dependencies, manifests, licences ────┘
 //! ```
 //!
-//! A convention that is not checked is a wish; so each one is a [`violation::Rule`], a pure function
+//! A convention that nobody checks is a wish; so each is a [`Rule`], a pure function
 //! from text or metadata to [`Violation`]s, and a test that shows it firing. The few rules that a
 //! good reason may break are excused beside the line, see [`excuse`].
 
@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 
 use self::source::RustSource;
 use self::tree::Tree;
-use self::violation::Violation;
+use self::violation::{Rule, Violation};
 use crate::console::{Verdict, say};
 use crate::workspace::Workspace;
 
@@ -79,5 +79,12 @@ fn report(violations: &[Violation]) {
     let unique: BTreeSet<&Violation> = violations.iter().collect();
     for violation in unique {
         say(violation);
+    }
+    let liftable = violations.iter().map(|violation| violation.rule);
+    let liftable: BTreeSet<_> = liftable.filter(|rule| rule.is_excusable()).collect();
+    for rule in liftable.into_iter().map(Rule::name) {
+        say(format_args!(
+            "a comment `tidy: {rule} because …` above a line lifts `{rule}` there"
+        ));
     }
 }

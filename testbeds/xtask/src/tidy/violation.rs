@@ -67,7 +67,25 @@ pub(crate) enum Rule {
     Excuse,
 }
 
+/// The rules that a good reason may break, see [`super::excuse`].
+const EXCUSABLE: [Rule; 5] = [
+    Rule::Bool,
+    Rule::Columns,
+    Rule::MachinePath,
+    Rule::Sleep,
+    Rule::StaleCrate,
+];
+
 impl Rule {
+    /// The rule of this name, if a reason can lift it.
+    pub(crate) fn excusable(name: &str) -> Option<Self> {
+        EXCUSABLE.into_iter().find(|rule| rule.name() == name)
+    }
+
+    pub(crate) fn is_excusable(self) -> bool {
+        EXCUSABLE.contains(&self)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Syntax => "syntax",
@@ -95,5 +113,17 @@ impl Rule {
             Self::StaleCommand => "stale-command",
             Self::Excuse => "excuse",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_reads_like_a_compilers() {
+        let violation = Violation::new("a.rs", 7, Rule::Unfinished, "finish it");
+
+        assert_eq!(violation.to_string(), "a.rs:7: unfinished: finish it");
     }
 }
