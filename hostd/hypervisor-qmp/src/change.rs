@@ -313,3 +313,50 @@ pub(crate) fn trouble(error: CommandError) -> Trouble {
         CommandError::Lost { .. } => Trouble::Connection(Box::new(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn arguments(queues: usize, vhosts: usize) -> Value {
+        let vhost = || std::fs::File::open("/dev/null").unwrap().into();
+        let nic: NicId = "nic-aaaaaaaaaa".parse().unwrap();
+        let descriptors = Descriptors {
+            taps: names(&nic, TAP, queues),
+            vhosts: (0..vhosts).map(|_| vhost()).collect(),
+            nic,
+        };
+        Value::Object(descriptors.netdev_arguments())
+    }
+
+    #[test]
+    fn a_backend_names_one_descriptor_or_a_list_of_them() {
+        let id = "hostua-nic-aaaaaaaaaa";
+        let single = json!({
+            "type": "tap", "id": id, "vhost": false, "fd": format!("{id}-q0"),
+        });
+        let double = json!({
+            "type": "tap", "id": id, "vhost": true,
+            "fds": format!("{id}-q0:{id}-q1"), "vhostfds": format!("{id}-v0:{id}-v1"),
+        });
+
+        assert_eq!(arguments(1, 0), single);
+        assert_eq!(arguments(2, 2), double);
+    }
+
+    #[test]
+    fn refusals_because_of_a_migration_are_told_from_others() {
+        let refused = |desc: &str| CommandError::Refused {
+            command: "device_add",
+            class: ErrorClass::Generic,
+            desc: desc.to_owned(),
+        };
+
+        let migrating = trouble(refused("device_add not allowed while migrating"));
+        let other = trouble(refused("Bus 'rp9' not found"));
+
+        assert!(matches!(migrating, Trouble::Migrating));
+        assert!(matches!(other, Trouble::Refused { .. }));
+    }
+}

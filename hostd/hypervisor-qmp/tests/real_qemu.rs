@@ -60,6 +60,33 @@ async fn a_plugged_nic_is_seen_in_its_slot_with_its_backend() {
 }
 
 #[tokio::test]
+async fn ports_behind_a_switch_are_slots_and_those_of_a_second_root_bus_are_not() {
+    let qemu = Qemu::start(&[
+        "-device",
+        "x3130-upstream,id=up,bus=rp2",
+        "-device",
+        "xio3130-downstream,id=down,bus=up,addr=01.0,chassis=9,slot=1",
+        "-device",
+        "pxb-pcie,id=pxb,bus_nr=64",
+        "-device",
+        "pcie-root-port,id=far,bus=pxb,chassis=10",
+    ]);
+    let (hypervisor, vm) = hypervisor(&qemu).await;
+
+    hypervisor.plug(&vm, request("down", 1)).await.unwrap();
+
+    let hardware = hypervisor.inspect(&vm).await.unwrap();
+    assert_eq!(
+        slots(&hardware),
+        [
+            "rp1 02.0/00.0 Empty",
+            "rp2 03.0/00.0 Foreign(Some(\"up\"))",
+            "down 03.0/00.0/01.0/00.0 Nic(NicId(nic-aaaaaaaaaa))",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_plug_that_is_repeated_changes_nothing() {
     let qemu = Qemu::start(&[]);
     let (hypervisor, vm) = hypervisor(&qemu).await;

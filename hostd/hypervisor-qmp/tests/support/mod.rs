@@ -136,13 +136,17 @@ pub(crate) async fn hypervisor(qemu: &Qemu) -> (QmpHypervisor, VmId) {
 
 pub(crate) async fn until_on(hypervisor: &QmpHypervisor, vm: &VmId) -> VmHardware {
     let mut events = hypervisor.events();
-    loop {
-        let hardware = hypervisor.inspect(vm).await.unwrap();
-        if hardware.power != PowerState::Off {
-            return hardware;
+    let on = async {
+        loop {
+            match hypervisor.inspect(vm).await {
+                Ok(hardware) if hardware.power != PowerState::Off => return hardware,
+                Ok(_) => until(&mut events, &EventKind::Connection).await,
+                // A process that has only just begun to listen; each such error took its deadline.
+                Err(_) => {}
+            }
         }
-        until(&mut events, &EventKind::Connection).await;
-    }
+    };
+    timeout(PATIENT, on).await.unwrap()
 }
 
 /// Waits for an event; every other one is skipped.
