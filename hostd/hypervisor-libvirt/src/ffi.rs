@@ -90,7 +90,8 @@ impl Drop for Subscription<'_> {
 /// Asks the guest to let go of the device with this alias, and does not wait.
 pub(crate) fn detach_by_alias(domain: &Domain, alias: &str) -> Result<(), Error> {
     let alias = CString::new(alias).expect("an alias of ours has no NUL: it is made of a NIC id");
-    // SAFETY: the domain is a live handle, the alias a NUL-terminated string that outlives the call.
+    // SAFETY: the domain is a live handle, the alias a NUL-terminated string that outlives the
+    // call.
     let result = unsafe {
         sys::virDomainDetachDeviceAlias(
             domain.as_ptr(),

@@ -27,6 +27,12 @@
 //! So whoever shapes the tap with a root qdisc must do so again after a plug, and filters that must
 //! outlive the device belong on `clsact`. A request for more than one queue needs a tap that was
 //! made multi-queue: libvirt opens it so, and the kernel refuses a tap of the other kind.
+//!
+//! # What is left in a domain
+//!
+//! The first look at a running domain writes one element into its live metadata, `<run id='…'
+//! xmlns='urn:nicferry:run'/>`, which tells this run from the next and ends with it. The stored
+//! definition is never changed.
 
 mod event_loop;
 mod events;

@@ -383,3 +383,36 @@ async fn starting_stopping_and_defining_are_events() -> Result<()> {
     assert_eq!(started.vm, Some(vm));
     Ok(())
 }
+
+/// Whether this process has a thread of this name; the kernel keeps 15 bytes of it.
+fn has_thread(name: &str) -> Result<bool> {
+    for task in std::fs::read_dir("/proc/self/task")? {
+        // A thread may end between being listed and being read.
+        let comm = std::fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
+        if comm.trim() == name {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[tokio::test]
+async fn the_thread_of_a_vm_ends_when_the_vm_has_disappeared() -> Result<()> {
+    let mut libvirtd = Libvirtd::start()?;
+    let vm = libvirtd.define(&Domain::plain("vm-leaving"))?;
+    let hypervisor = libvirtd.hypervisor()?;
+    hypervisor.inspect(&vm).await?;
+    assert!(has_thread("virt-vm-leaving")?);
+
+    libvirtd.virsh("undefine vm-leaving")?;
+    let vms = hypervisor.vms().await?;
+
+    assert_eq!(vms, []);
+    let ended = async {
+        while has_thread("virt-vm-leaving")? {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(support::PATIENCE, ended).await?
+}

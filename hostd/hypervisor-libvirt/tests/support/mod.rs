@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 /// No command and no event takes that long, not on a machine with other work either.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const SET_UP: &str = r#"
 set -eu
