@@ -17,8 +17,8 @@ use crate::client::{Command, CommandError, Connection};
 const QUERY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// For commands that change something. `device_add` and `device_del` return without waiting for
-/// the guest; what remains are stalls of the main loop, and libvirt gives those 5 s too
-/// (`qemuDomainRemoveDeviceWaitTime` in libvirt's `src/qemu/qemu_hotplug.c`).
+/// the guest; what remains are stalls of the main loop. 5 s is also what libvirt gives a removal
+/// (`qemuDomainRemoveDeviceWaitTime` in its `src/qemu/qemu_hotplug.c`).
 const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One property of a QOM object, as `qom-list` tells it; `child<T>` is an object below it.

@@ -3,7 +3,7 @@
 //! QMP has no query for backends: QEMU 7.2 to 10 know no `query-netdev`, `query-rx-filter` lists
 //! devices only, and backends are no QOM objects. Probing with `netdev_del` would destroy what it
 //! finds. What is left is `info network` (`hmp_info_network` and `print_net_client` in QEMU's
-//! `net/net.c`), which prints one line a queue and has kept this form since QEMU 1.2:
+//! `net/net.c`), which prints one line a queue (seen with 7.2.22):
 //!
 //! ```text
 //! hostua-nic-b: index=0,type=tap,fd=12          a backend without a device

@@ -1,7 +1,7 @@
 //! The devices of one QEMU, read from its object model and remembered for as long as they live.
 //!
-//! QEMU 7.2 reads its monitor one byte at a time, which makes a command cost 0.25 ms however little
-//! it does. So what a device cannot change (its bus, its slot, its MAC) is asked once:
+//! QEMU reads its monitor one byte at a time (`monitor_can_read` in its `monitor/monitor.c`), which
+//! makes a command cost about 0.25 ms however little it does (measured with 7.2.22). So what a device cannot change (its bus, its slot, its MAC) is asked once:
 //!
 //! ```text
 //!   list of devices (every time) ──► known already ──► taken from memory
@@ -17,7 +17,7 @@
 //! whoever adds a device makes this memory forget its path first.
 //!
 //! `query-pci` would tell most of this in one command, but it follows the bus numbers that the
-//! guest programs (`qmp_query_pci_bridge` in QEMU's `hw/pci/pci-qmp-cmds.c`): from a reset until the
+//! guest programs (`qmp_query_pci_bridge` in QEMU's `hw/pci`): from a reset until the
 //! firmware has numbered the buses, every slot looks empty there.
 
 use std::collections::BTreeMap;
@@ -181,8 +181,7 @@ async fn bridge(qemu: &Connection, path: &str, kind: &str) -> Result<Option<Brid
 }
 
 /// Whether a type is a PCI Express port with one slot behind it. Conventional bridges are left
-/// out: they take devices through SHPC, whose protocol alone costs five seconds (PCI Standard
-/// Hot-Plug Controller Specification 1.0 §4.2.2).
+/// out: they have many slots, and where they use SHPC its protocol alone costs five seconds.
 pub(crate) fn is_port(kind: &str) -> bool {
     matches!(kind, "pcie-root-port" | "ioh3420" | "xio3130-downstream")
 }

@@ -26,7 +26,7 @@ use super::wire::{Incoming, LineBuffer, Outcome, QemuVersion, decode};
 
 /// Most commands sent and not answered. Abandoned ones count until QEMU answers them, so a QEMU
 /// that hangs costs this much and no more. QEMU itself queues 8 (`QMP_REQ_QUEUE_LEN_MAX` in
-/// `monitor/monitor-internal.h`) and leaves the rest in the socket.
+/// `include/monitor/monitor.h`) and leaves the rest in the socket.
 const MAX_IN_FLIGHT: usize = 64;
 
 /// How much is read at a time, in bytes.
