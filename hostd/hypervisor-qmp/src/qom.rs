@@ -1,7 +1,8 @@
 //! The devices of one QEMU, read from its object model and remembered for as long as they live.
 //!
 //! QEMU reads its monitor one byte at a time (`monitor_can_read` in its `monitor/monitor.c`), which
-//! makes a command cost about 0.25 ms however little it does (measured with 7.2.22). So what a device cannot change (its bus, its slot, its MAC) is asked once:
+//! makes a command cost about 0.25 ms however little it does (measured with 7.2.22). So what a
+//! device cannot change (its bus, its slot, its MAC) is asked once:
 //!
 //! ```text
 //!   list of devices (every time) ──► known already ──► taken from memory
@@ -81,7 +82,7 @@ struct Remembered {
 }
 
 impl DeviceMemory {
-    /// A device is gone, or another one may take its path: what is being asked just now is outdated.
+    /// A device is gone, or another may take its path: what is being asked just now is outdated.
     pub(crate) fn forget(&self, path: &str) {
         let mut remembered = self.lock();
         remembered.devices.remove(path);
