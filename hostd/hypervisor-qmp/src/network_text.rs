@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A backend that was removed from under its device stays in the device's second line for as long
-//! as the device does (`qemu_del_net_client` in `net/net.c`): it counts as present, and goes with it.
+//! as the device does (`qemu_del_net_client` in `net/net.c`): it counts as present, and goes with
+//! it.
 //!
 //! Only names and types are taken from it. The MAC in a device's line is the guest's to change
 //! (`virtio_net_handle_mac` in QEMU's `hw/net/virtio-net.c`), so it is read elsewhere.
