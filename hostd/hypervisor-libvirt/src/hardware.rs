@@ -97,6 +97,7 @@ fn slots(devices: &Element) -> Vec<Slot> {
         })
         .collect();
     slots.sort_by_key(|(bus, _)| *bus);
+    slots.dedup_by_key(|(bus, _)| *bus);
     slots.into_iter().map(|(_, slot)| slot).collect()
 }
 
@@ -406,5 +407,23 @@ mod tests {
         let hardware = hardware("<domain/>", PowerState::Running);
 
         assert!(hardware.slots.is_empty() && hardware.channel.is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_damage_to_a_domain_makes_the_reader_panic(
+            at in 0..TOPOLOGY.len(),
+            removed in 0..40_usize,
+            inserted in "[a-z0-9<>/='\"& x-]{0,12}",
+        ) {
+            let mut damaged = TOPOLOGY.to_owned();
+            let end = (at + removed).min(damaged.len());
+            damaged.replace_range(at..end, &inserted);
+
+            if let Ok(domain) = xml::parse(&damaged) {
+                let hardware = read(&domain, PowerState::Running, None);
+                proptest::prop_assert!(hardware.slots.len() <= usize::from(u8::MAX));
+            }
+        }
     }
 }

@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use hypervisor::{
-    Carrier, Hypervisor, HypervisorEvent, InspectError, ListError, PlugError, PlugRequest,
+    Carrier, Hypervisor, HypervisorEvent, InspectError, ListError, PlugError, PlugRequest, Plugged,
     SetLinkError, UnplugError, Unplugging,
 };
 use nic_model::{NicId, VmHardware, VmId};
@@ -172,7 +172,7 @@ impl Hypervisor for LibvirtHypervisor {
             })
     }
 
-    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<(), PlugError> {
+    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<Plugged, PlugError> {
         let asked = vm.clone();
         let (nic, slot) = (request.nic.clone(), request.slot.clone());
         self.workers

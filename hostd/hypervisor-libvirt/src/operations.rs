@@ -12,7 +12,9 @@
 
 use std::fs;
 
-use hypervisor::{Carrier, PlugRequest, Trouble, Unplugging};
+use std::time::Instant;
+
+use hypervisor::{Carrier, PlugRequest, Plugged, Trouble, Unplugging};
 use nic_model::{NicId, PowerState, SlotOccupant, VmHardware, VmId, VmRunId};
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -57,20 +59,29 @@ pub(crate) fn inspect(connect: &Connect, vm: &VmId) -> Result<VmHardware, Failur
 }
 
 /// Attaches the NIC unless it is attached.
-pub(crate) fn plug(connect: &Connect, vm: &VmId, request: &PlugRequest) -> Result<(), Failure> {
+pub(crate) fn plug(
+    connect: &Connect,
+    vm: &VmId,
+    request: &PlugRequest,
+) -> Result<Plugged, Failure> {
     let domain = Domain::lookup_by_name(connect, vm.as_str())?;
     let before = running_hardware(&domain)?;
     if let Some(attachment) = attachment(&before, request) {
-        return Ok(attachment?);
+        attachment?;
+        return Ok(Plugged::Before);
     }
     let xml = interface_xml::attachment(request, free_bus(&before, request)?).write();
+    let device_asked_at = Instant::now();
     if let Err(error) = domain.attach_device_flags(&xml, sys::VIR_DOMAIN_AFFECT_LIVE)
         && !trouble::is_duplicate_alias(&error)
     {
         return Err(error.into());
     }
     match attachment(&running_hardware(&domain)?, request) {
-        Some(attachment) => Ok(attachment?),
+        Some(attachment) => {
+            attachment?;
+            Ok(Plugged::Now { device_asked_at })
+        }
         None => Err(unconfirmed("the interface is not in the domain after its attachment").into()),
     }
 }
