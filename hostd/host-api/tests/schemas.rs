@@ -201,11 +201,20 @@ fn a_request_with_an_unknown_or_impossible_field_is_refused_by_name() {
             "manual",
         ),
         (
-            json!({"network": "blue", "attach": {"vm": "a", "target": {"kind": "netns", "name": "../x"}}}),
+            json!({
+                "network": "blue",
+                "attach": {"vm": "a", "target": {"kind": "netns", "name": "../x"}},
+            }),
             "namespace",
         ),
         (
-            json!({"network": "blue", "attach": {"vm": "a", "target": {"kind": "netns", "name": "x"}, "link_name": "sixteen-bytes-xx"}}),
+            json!({
+                "network": "blue",
+                "attach": {
+                    "vm": "a", "target": {"kind": "netns", "name": "x"},
+                    "link_name": "sixteen-bytes-xx",
+                },
+            }),
             "15 bytes",
         ),
     ];
