@@ -11,7 +11,6 @@
 //! believes of it: it re-reads QEMU's device list when it starts (`qemuProcessUpdateDevices`).
 
 use std::fs;
-
 use std::time::Instant;
 
 use hypervisor::{Carrier, PlugRequest, Plugged, Trouble, Unplugging};

@@ -18,10 +18,10 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use hypervisor::{Carrier, PlugRequest, Trouble, Unplugging};
+use hypervisor::{Carrier, PlugRequest, Plugged, Trouble, Unplugging};
 use nic_model::NicId;
 use serde_json::{Map, Value};
 
@@ -58,21 +58,21 @@ pub(crate) async fn plug(
     session: &Session,
     vhost: Vhost,
     mut request: PlugRequest,
-) -> Result<(), Trouble> {
+) -> Result<Plugged, Trouble> {
     let qemu = &session.qemu;
     let queues = std::mem::take(&mut request.tap.queues);
     let backend = make_backend(qemu, vhost, &request, queues).await?;
     let device = make_device(session, &request).await;
     let surplus = match &device {
         // It has been there all along, with another backend or with none.
-        Ok(Origin::Found) => true,
-        Ok(Origin::Made) => false,
+        Ok(Plugged::Before) => true,
+        Ok(Plugged::Now { .. }) => false,
         Err(error) => matches!(error, CommandError::Refused { .. }),
     };
     if surplus && backend == Origin::Made {
         remove_surplus(qemu, &request.nic).await;
     }
-    device.map(drop).map_err(trouble)
+    device.map_err(trouble)
 }
 
 async fn remove_surplus(qemu: &Connection, nic: &NicId) {
@@ -204,22 +204,23 @@ async fn close_left_behind(qemu: &Connection, nic: &NicId) {
 }
 
 /// Makes the device, or finds it.
-async fn make_device(session: &Session, request: &PlugRequest) -> Result<Origin, CommandError> {
+async fn make_device(session: &Session, request: &PlugRequest) -> Result<Plugged, CommandError> {
     let qemu = &session.qemu;
     let arguments = device_arguments(request);
     let path = device_path(&request.nic.device_id());
     let mut tries = ID_RELEASE_TRIES;
     loop {
         session.devices.forget(&path);
+        let device_asked_at = Instant::now();
         let error = match device_add(qemu, arguments.clone()).await {
-            Ok(()) => return Ok(Origin::Made),
+            Ok(()) => return Ok(Plugged::Now { device_asked_at }),
             Err(error) => error,
         };
         if !error.says("Duplicate") {
             return Err(error);
         }
         if has_device(qemu, &request.nic).await? {
-            return Ok(Origin::Found);
+            return Ok(Plugged::Before);
         }
         tries -= 1;
         if tries == 0 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hypervisor::{
-    Carrier, Hypervisor, HypervisorEvent, InspectError, ListError, PlugError, PlugRequest,
+    Carrier, Hypervisor, HypervisorEvent, InspectError, ListError, PlugError, PlugRequest, Plugged,
     SetLinkError, Trouble, UnplugError, Unplugging,
 };
 use nic_model::{NicId, VmHardware, VmId};
@@ -90,7 +90,7 @@ impl QmpHypervisor {
         self.vms.get(id).ok_or(Trouble::NoSuchVm)
     }
 
-    async fn try_plug(&self, vm: &VmId, request: PlugRequest) -> Result<(), Trouble> {
+    async fn try_plug(&self, vm: &VmId, request: PlugRequest) -> Result<Plugged, Trouble> {
         let link = &self.vm(vm)?.link;
         let _turn = link.turn().await?;
         let session = link.session().await?;
@@ -157,7 +157,7 @@ impl Hypervisor for QmpHypervisor {
         })
     }
 
-    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<(), PlugError> {
+    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<Plugged, PlugError> {
         let (nic, slot) = (request.nic.clone(), request.slot.clone());
         let plugged = self.try_plug(vm, request).await;
         plugged.map_err(|trouble| PlugError {

@@ -16,6 +16,7 @@
 mod error;
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use nic_model::{MacAddr, NicId, SlotId, VmHardware, VmId};
@@ -34,7 +35,7 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Makes the backend, then the device. Whatever of the two is there already is left as it is;
     /// when the device fails, a backend made by this call is removed again.
-    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<(), PlugError>;
+    async fn plug(&self, vm: &VmId, request: PlugRequest) -> Result<Plugged, PlugError>;
 
     /// Brings a NIC one step nearer to being gone: asks the guest to let go of the device, or,
     /// when the device is gone, removes the backend behind it. It never waits for the guest.
@@ -58,6 +59,19 @@ pub struct PlugRequest {
     pub slot: SlotId,
     /// The host end.
     pub tap: Tap,
+}
+
+/// How a NIC came to be plugged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugged {
+    /// By this call.
+    Now {
+        /// When the device itself was asked for: from here on it is the guest's time. The QMP back
+        /// end sees its own `device_add` leave; libvirt gives no nearer moment than its call.
+        device_asked_at: Instant,
+    },
+    /// It had been there.
+    Before,
 }
 
 /// The tap a NIC is connected to.

@@ -153,6 +153,8 @@ pub enum Blocked {
     Releasing,
     /// The guest has not let go of the device.
     GuestKeepsDevice,
+    /// Something failed and will be tried again.
+    Retrying,
 }
 
 impl Blocked {
@@ -167,13 +169,8 @@ impl Blocked {
             Self::Binding => "the agent is binding the link",
             Self::Releasing => "the agent is taking the link out of its target",
             Self::GuestKeepsDevice => "the guest has not let go of the device",
+            Self::Retrying => "something failed and will be tried again",
         }
-    }
-
-    /// Whether this is a normal part of every attach or detach, not something that stands in its way.
-    #[must_use]
-    pub fn is_progress(self) -> bool {
-        matches!(self, Self::LinkNotSeen | Self::Binding | Self::Releasing)
     }
 }
 
@@ -287,7 +284,16 @@ pub fn step(record: &NicRecord, seen: &Seen) -> Next {
     }
 }
 
+/// Nothing is waited for or tried once patience is spent; what has come to an end by then counts.
 fn attach(record: &NicRecord, seen: &Seen) -> Next {
+    match (attach_step(record, seen), seen.patience) {
+        (Next::Wait(blocked), Patience::Spent) => fail(Reason::TimedOut(blocked)),
+        (Next::Do(_), Patience::Spent) => fail(Reason::TimedOut(Blocked::Retrying)),
+        (next, _) => next,
+    }
+}
+
+fn attach_step(record: &NicRecord, seen: &Seen) -> Next {
     if let Some(refusal) = power_refusal(seen) {
         return refusal;
     }
@@ -299,10 +305,10 @@ fn attach(record: &NicRecord, seen: &Seen) -> Next {
     }
     let plugged = has_device(seen);
     match &seen.agent {
-        AgentSeen::Unreachable => wait(seen, Blocked::AgentUnreachable),
+        AgentSeen::Unreachable => Next::Wait(Blocked::AgentUnreachable),
         AgentSeen::Untold => Next::Do(Action::Declare),
         AgentSeen::Told(_) if !plugged => Next::Do(Action::Plug),
-        AgentSeen::Told(phase) => await_binding(seen, phase.as_ref()),
+        AgentSeen::Told(phase) => await_binding(phase.as_ref()),
     }
 }
 
@@ -311,9 +317,9 @@ fn power_refusal(seen: &Seen) -> Option<Next> {
         Some(PowerState::Running) => None,
         Some(PowerState::Off) => Some(fail(Reason::VmStopped)),
         Some(PowerState::Paused | PowerState::Migrating) => {
-            Some(wait(seen, Blocked::VmNotExecuting))
+            Some(Next::Wait(Blocked::VmNotExecuting))
         }
-        None => Some(wait(seen, Blocked::HypervisorUnreachable)),
+        None => Some(Next::Wait(Blocked::HypervisorUnreachable)),
     }
 }
 
@@ -326,12 +332,12 @@ fn device_fits(record: &NicRecord, seen: &Seen) -> bool {
     slot_fits && device.mac.is_none_or(|mac| mac == record.mac)
 }
 
-fn await_binding(seen: &Seen, phase: Option<&Phase>) -> Next {
+fn await_binding(phase: Option<&Phase>) -> Next {
     match phase {
         None | Some(Phase::Awaited | Phase::Absent | Phase::Released) => {
-            wait(seen, Blocked::LinkNotSeen)
+            Next::Wait(Blocked::LinkNotSeen)
         }
-        Some(Phase::Binding) => wait(seen, Blocked::Binding),
+        Some(Phase::Binding) => Next::Wait(Blocked::Binding),
         Some(Phase::Bound { .. }) => Next::Settle(NicEvent::Bound, None),
         Some(Phase::Returned) => fail(Reason::ContainerDied),
         Some(Phase::Failed { error }) => fail(Reason::BindFailed(error.clone())),
@@ -418,13 +424,6 @@ fn has_device(seen: &Seen) -> bool {
     seen.device
         .as_ref()
         .is_some_and(|device| device.slot.is_some())
-}
-
-fn wait(seen: &Seen, blocked: Blocked) -> Next {
-    match seen.patience {
-        Patience::Left => Next::Wait(blocked),
-        Patience::Spent => fail(Reason::TimedOut(blocked)),
-    }
 }
 
 fn fail(reason: Reason) -> Next {

@@ -115,6 +115,15 @@ impl NicRecord {
         Ok(())
     }
 
+    /// Notes why the present attempt came to nothing.
+    pub fn fail(&mut self, code: &str, message: &str, now_ms: u64) {
+        self.last_failure = Some(Failure {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            at_ms: now_ms,
+        });
+    }
+
     /// A move that failed at its new place goes back to the old one; a plain attach just unwinds.
     fn turn_back(&mut self) {
         self.transit = match self.transit.take() {

@@ -3,6 +3,8 @@
 //! The model world below obeys the real preconditions: a device needs a port, an agent reports
 //! only what it was told of, a guest may refuse, a hostd may forget everything but its journal.
 
+#![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
+
 mod support;
 
 use agent_protocol::{BindError, Phase};
