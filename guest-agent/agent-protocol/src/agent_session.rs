@@ -149,6 +149,13 @@ impl AgentSession {
         open.reports.remove(&nic)
     }
 
+    /// Whether [`Self::poll_transmit`] has something.
+    #[must_use]
+    pub fn wants_to_transmit(&self) -> bool {
+        let reports = self.session.as_ref().is_some_and(|open| !open.order.is_empty());
+        reports || !self.replies.is_empty()
+    }
+
     /// The next thing the host said.
     pub fn poll_event(&mut self) -> Option<AgentEvent> {
         self.events.pop_front()

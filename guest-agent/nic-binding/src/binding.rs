@@ -99,6 +99,25 @@ impl NicBinding {
         }
     }
 
+    /// Whether the target has to be looked up: not while the NIC is to stay out of it.
+    #[must_use]
+    pub fn needs_target(&self) -> bool {
+        let given_up = matches!(self.progress, Progress::Returned | Progress::Failed(_));
+        self.binding().is_some() && !given_up
+    }
+
+    /// Whether the NIC was read back in its target and nothing has been seen amiss since.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        matches!(self.progress, Progress::Bound { .. })
+    }
+
+    /// Where the link was when last seen, with what was done to it since.
+    #[must_use]
+    pub fn place(&self) -> Option<&LinkPlace> {
+        self.sight.as_ref().map(|sight| &sight.place)
+    }
+
     /// Takes a new wish. A wish that repeats the running one changes nothing; one that differs in
     /// nothing but its generation retries what failed, and reads back again what is bound.
     pub fn declare(&mut self, wanted: WantedNic) {
@@ -133,10 +152,11 @@ impl NicBinding {
 
     /// Takes what the DHCP client says.
     pub fn see_lease(&mut self, lease: LeaseSight) {
-        if let (LeaseSight::Refused { waited_ms }, Progress::Working) = (&lease, &self.progress) {
-            self.fail(BindError::NoLease {
-                waited_ms: *waited_ms,
-            });
+        let active = matches!(self.progress, Progress::Working | Progress::Bound { .. });
+        if let LeaseSight::Refused { waited_ms } = lease
+            && active
+        {
+            self.fail(BindError::NoLease { waited_ms });
         }
         let bound = matches!(self.progress, Progress::Bound { .. });
         if bound && self.uses_lease() && lease != self.lease {

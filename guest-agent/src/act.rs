@@ -1,0 +1,241 @@
+//! Doing what was decided. Every function here may find its work done already.
+
+use std::net::IpAddr;
+
+use linux_network::{
+    AdminState, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink, SetLinkError, sysctl,
+};
+use nic_binding::{Action, LinkSeen, StepFailure};
+use nic_model::{IpNet, Ipv4Net, LinkName, MacAddr, Mtu, Route};
+
+use crate::guest::{Guest, Located, in_full};
+use crate::nic::{Nic, details};
+
+/// Does one action on the link of `nic`. What concerns reports, looks and leases is not done here.
+pub(crate) async fn perform(
+    action: &Action,
+    nic: &mut Nic,
+    guest: &Guest,
+) -> Result<(), StepFailure> {
+    match action {
+        Action::Hold | Action::Release => hold(nic, guest).await,
+        Action::Enter { name, mtu, mac, .. } => enter(nic, name, *mtu, *mac).await,
+        Action::SetMtu(mtu) => {
+            let mtu = Some(*mtu);
+            change(
+                nic,
+                LinkChange {
+                    mtu,
+                    ..LinkChange::default()
+                },
+            )
+            .await
+        }
+        Action::SetAddresses(addresses) => set_addresses(nic, addresses).await,
+        Action::SetUp => switch(nic, AdminState::Up).await,
+        Action::SetRoutes(routes) => set_routes(nic, routes).await,
+        Action::DropLease(address) => drop_lease(nic, *address).await,
+        Action::Announce(addresses) => announce(nic, addresses),
+        Action::Wait | Action::Look | Action::Report(_) | Action::StartLease | Action::Verify => {
+            Ok(())
+        }
+    }
+}
+
+/// Reads the link back; `None` when it is not in the target.
+pub(crate) async fn read_back(nic: &Nic) -> Result<Option<LinkSeen>, StepFailure> {
+    let located = located(nic)?;
+    let netlink = &located.space.netlink;
+    let link = netlink
+        .link(located.index)
+        .await
+        .map_err(|error| refused(&error))?;
+    match link {
+        Some(link) => details(netlink, &link)
+            .await
+            .map(Some)
+            .map_err(StepFailure::Kernel),
+        None => Ok(None),
+    }
+}
+
+/// A held link bears a name made of its NIC's id: no two NICs clash, and a person can tell whose it is.
+async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
+    let located = located(nic)?;
+    if located.space.is(&guest.holding) {
+        return switch(nic, AdminState::Down).await;
+    }
+    let name: LinkName = nic
+        .binding
+        .wanted()
+        .nic
+        .tap_name()
+        .parse()
+        .map_err(|error| StepFailure::Kernel(in_full(&error)))?;
+    let change = LinkChange {
+        move_to: Some(&guest.holding.netns),
+        name: Some(&name),
+        admin: Some(AdminState::Down),
+        ..LinkChange::default()
+    };
+    let moved = located.space.netlink.set_link(located.index, change).await;
+    moved.map_err(|error| failure(&error))?;
+    let index = index_of(&guest.holding.netlink, &name).await?;
+    nic.at = Some(Located {
+        space: guest.holding.clone(),
+        index,
+    });
+    Ok(())
+}
+
+async fn enter(
+    nic: &mut Nic,
+    name: &LinkName,
+    mtu: Mtu,
+    mac: Option<MacAddr>,
+) -> Result<(), StepFailure> {
+    let Some(target) = nic.target.as_ref().map(|target| target.space.clone()) else {
+        return Err(StepFailure::TargetGone);
+    };
+    let located = located(nic)?;
+    let is_there = located.space.is(&target);
+    if is_there {
+        switch(nic, AdminState::Down).await?;
+    }
+    let change = LinkChange {
+        move_to: (!is_there).then_some(&target.netns),
+        mac,
+        mtu: Some(mtu),
+        name: Some(name),
+        ..LinkChange::default()
+    };
+    let moved = located.space.netlink.set_link(located.index, change).await;
+    moved.map_err(|error| failure(&error))?;
+    let index = index_of(&target.netlink, name).await?;
+    nic.at = Some(Located {
+        space: target,
+        index,
+    });
+    Ok(())
+}
+
+/// A move keeps a link's number unless another link has it there.
+async fn index_of(netlink: &Netlink, name: &LinkName) -> Result<LinkIndex, StepFailure> {
+    match netlink.link_by_name(name).await {
+        Ok(Some(link)) => Ok(link.index),
+        Ok(None) => Err(StepFailure::LinkVanished),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+async fn switch(nic: &Nic, admin: AdminState) -> Result<(), StepFailure> {
+    let admin = Some(admin);
+    change(
+        nic,
+        LinkChange {
+            admin,
+            ..LinkChange::default()
+        },
+    )
+    .await
+}
+
+async fn change(nic: &Nic, change: LinkChange<'_>) -> Result<(), StepFailure> {
+    let located = located(nic)?;
+    let done = located.space.netlink.set_link(located.index, change).await;
+    done.map_err(|error| failure(&error))
+}
+
+async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure> {
+    let located = located(nic)?;
+    if addresses.iter().any(|address| address.addr().is_ipv6()) {
+        enable_ipv6(nic, &located).await?;
+    }
+    for address in addresses {
+        let netlink = &located.space.netlink;
+        // The allocator keeps addresses unique, so nobody is asked (design of the addressing).
+        let added = netlink
+            .add_address(located.index, *address, DuplicateDetection::Off)
+            .await;
+        match added {
+            Err(error) if error.errno() == Some(Errno::EXIST) => {}
+            Err(error) if error.errno() == Some(Errno::NODEV) => {
+                return Err(StepFailure::LinkVanished);
+            }
+            done => done.map_err(|error| refused(&error))?,
+        }
+    }
+    Ok(())
+}
+
+/// Container runtimes switch IPv6 off for every link that appears (`docker run --net none`).
+async fn enable_ipv6(nic: &Nic, located: &Located) -> Result<(), StepFailure> {
+    let Some(binding) = nic.binding.binding() else {
+        return Ok(());
+    };
+    let setting = format!("ipv6/conf/{}/disable_ipv6", binding.link_name);
+    let enabled = sysctl::set(&located.space.netns, &setting, "0").await;
+    enabled.map_err(|error| refused(&error))
+}
+
+async fn set_routes(nic: &Nic, routes: &[Route]) -> Result<(), StepFailure> {
+    let located = located(nic)?;
+    for route in routes {
+        match located.space.netlink.add_route(located.index, route).await {
+            // Through this link it is what was wanted, which reading back tells; through another
+            // one it stands in the way, which reading back tells as well.
+            Err(error) if error.errno() == Some(Errno::EXIST) => {}
+            Err(error) if error.errno() == Some(Errno::NODEV) => {
+                return Err(StepFailure::LinkVanished);
+            }
+            done => done.map_err(|error| refused(&error))?,
+        }
+    }
+    Ok(())
+}
+
+async fn drop_lease(nic: &Nic, address: Ipv4Net) -> Result<(), StepFailure> {
+    switch(nic, AdminState::Down).await?;
+    let located = located(nic)?;
+    let netlink = &located.space.netlink;
+    let removed = netlink.remove_address(located.index, address.into()).await;
+    removed.map_err(|error| refused(&error))
+}
+
+/// A link without carrier reaches nobody who could have a stale entry: not telling is no failure.
+fn announce(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure> {
+    let located = located(nic)?;
+    let Some(target) = &nic.target else {
+        return Err(StepFailure::TargetGone);
+    };
+    let mac = nic.binding.wanted().mac;
+    for address in addresses {
+        let told = match address.addr() {
+            IpAddr::V4(address) => target.announcer.gratuitous_arp(located.index, mac, address),
+            IpAddr::V6(address) => {
+                let announcer = &target.announcer;
+                announcer.unsolicited_neighbour_advertisement(located.index, mac, address)
+            }
+        };
+        if let Err(error) = told {
+            tracing::warn!(%address, error = in_full(&error), "the address was not announced");
+        }
+    }
+    Ok(())
+}
+
+fn located(nic: &Nic) -> Result<Located, StepFailure> {
+    nic.at.clone().ok_or(StepFailure::LinkVanished)
+}
+
+fn failure(error: &SetLinkError) -> StepFailure {
+    match error.errno() {
+        Some(Errno::NODEV) => StepFailure::LinkVanished,
+        Some(Errno::EXIST) => StepFailure::NameTaken,
+        _ => refused(error),
+    }
+}
+
+fn refused(error: &dyn std::error::Error) -> StepFailure {
+    StepFailure::Kernel(in_full(error))
+}

@@ -1,0 +1,447 @@
+//! The agent's one loop: it owns everything, and every wake-up ends in the same function.
+//!
+//! ```text
+//!   host ──bytes──► session ─┐
+//!   netlink: a link came ────┤
+//!   a target ended ──────────┼──► see ──► settle: next action, do it, next … until Wait ──► reports
+//!   a lease changed ─────────┤
+//!   every 5 s: look at all ──┘
+//! ```
+//!
+//! Nothing is kept on disk. A restarted agent is told by the host what is wanted and sees in the
+//! kernel what is; the steps that are done already are found done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use agent_protocol::{AgentEvent, AgentIdentity, AgentSession, VersionRange, WantedNic};
+use linux_network::{
+    AdminState, ConnectNetlinkError, LinkChange, LinkEvent, LinkView, LinkWatch, WatchLinksError,
+};
+use nic_binding::{Action, LinkPlace, UndeclaredAction, undeclared};
+use nic_model::{NetnsName, NicId};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use crate::act::{perform, read_back};
+use crate::channel::{self, Channel, ChannelKind};
+use crate::guest::{EnterGuestError, Guest, in_full, seen};
+use crate::identity::IdentifyBy;
+use crate::lease::{LeaseClient, LeaseLink, LeaseNews, Reporter};
+use crate::nic::{Effort, Nic};
+use crate::target::{TargetNews, watch_names};
+
+/// How often everything is looked at, in case an event was lost.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Actions done for one NIC before others get their turn. A whole bind takes about ten; more means
+/// that two parties undo each other's work.
+const ACTIONS_IN_ONE_GO: usize = 40;
+/// News that wait for the loop: one or two per NIC; senders wait when it is full.
+const NEWS_QUEUE: usize = 64;
+
+/// How the agent is to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the host is.
+    pub channel: ChannelKind,
+    /// How links are recognised.
+    pub identify_by: IdentifyBy,
+    /// Name of the holding namespace.
+    pub holding: NetnsName,
+}
+
+/// Why the agent could not begin, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A namespace is out of reach: usually for lack of privileges.
+    #[error("failed to enter the guest's network")]
+    Enter(#[from] EnterGuestError),
+    /// The kernel does not tell of links.
+    #[error("failed to watch links")]
+    Watch(#[source] ConnectNetlinkError),
+    /// The names of namespaces cannot be watched.
+    #[error("failed to watch /run/netns")]
+    WatchNames(#[source] io::Error),
+    /// The channel cannot be opened.
+    #[error("failed to open the channel to the host")]
+    Channel(#[source] io::Error),
+    /// The guest's boot id cannot be read.
+    #[error("failed to read the boot id")]
+    BootId(#[source] io::Error),
+}
+
+/// Runs the agent; it ends only by an error.
+///
+/// # Errors
+/// When it cannot begin, or the kernel takes its subscription away for good.
+pub async fn run(settings: Settings) -> Result<(), AgentError> {
+    Agent::start(settings).await?.serve().await
+}
+
+struct Agent {
+    guest: Guest,
+    watch: LinkWatch,
+    session: AgentSession,
+    channel: Channel,
+    nics: BTreeMap<NicId, Nic>,
+    clients_started: u64,
+    lease_news: (mpsc::Sender<LeaseNews>, mpsc::Receiver<LeaseNews>),
+    target_news: (mpsc::Sender<TargetNews>, mpsc::Receiver<TargetNews>),
+}
+
+/// What the loop woke up for.
+enum Wake {
+    Link(Result<LinkEvent, WatchLinksError>),
+    Bytes(Vec<u8>),
+    Target(TargetNews),
+    Lease(LeaseNews),
+    RoomToSend,
+    Timer,
+}
+
+impl Agent {
+    async fn start(settings: Settings) -> Result<Self, AgentError> {
+        let guest = Guest::enter(&settings.holding, settings.identify_by).await?;
+        let target_news = mpsc::channel(NEWS_QUEUE);
+        watch_names(target_news.0.clone()).map_err(AgentError::WatchNames)?;
+        let watch = LinkWatch::subscribe(&guest.own.netns).await;
+        Ok(Self {
+            watch: watch.map_err(AgentError::Watch)?,
+            guest,
+            session: AgentSession::new(identity().map_err(AgentError::BootId)?),
+            channel: channel::open(&settings.channel).map_err(AgentError::Channel)?,
+            nics: BTreeMap::new(),
+            clients_started: 0,
+            lease_news: mpsc::channel(NEWS_QUEUE),
+            target_news,
+        })
+    }
+
+    async fn serve(&mut self) -> Result<(), AgentError> {
+        let mut timer = interval(LOOK_INTERVAL);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wake = self.wait(&mut timer).await;
+            match wake {
+                Wake::Link(Ok(event)) => self.on_link_event(event).await,
+                Wake::Link(Err(error)) => {
+                    tracing::warn!(error = in_full(&error), "subscribing to links anew");
+                    let watch = LinkWatch::subscribe(&self.guest.own.netns).await;
+                    self.watch = watch.map_err(AgentError::Watch)?;
+                    self.look_at_all(Effort::Usual).await;
+                }
+                Wake::Bytes(bytes) => self.on_bytes(&bytes).await,
+                Wake::Target(news) => self.on_target_news(news).await,
+                Wake::Lease(news) => self.on_lease_news(news).await,
+                Wake::Timer => self.look_at_all(Effort::Usual).await,
+                Wake::RoomToSend => {}
+            }
+            self.transmit();
+        }
+    }
+
+    async fn wait(&mut self, timer: &mut Interval) -> Wake {
+        let waits_to_send = self.session.wants_to_transmit();
+        tokio::select! {
+            event = self.watch.next() => Wake::Link(event),
+            Some(bytes) = self.channel.received.recv() => Wake::Bytes(bytes),
+            Some(news) = self.target_news.1.recv() => Wake::Target(news),
+            Some(news) = self.lease_news.1.recv() => Wake::Lease(news),
+            Ok(_room) = self.channel.to_send.reserve(), if waits_to_send => Wake::RoomToSend,
+            _ = timer.tick() => Wake::Timer,
+        }
+    }
+
+    async fn on_bytes(&mut self, bytes: &[u8]) {
+        self.session.handle_bytes(bytes);
+        self.transmit();
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                AgentEvent::Opened { version } => tracing::info!(version, "session opened"),
+                AgentEvent::Closed(reason) => tracing::warn!(%reason, "session closed"),
+                AgentEvent::Declared(nics) => self.on_declared(nics).await,
+                AgentEvent::Wanted(nic) => self.want(*nic).await,
+                AgentEvent::Forgotten(nic) => self.forget(&nic).await,
+            }
+        }
+    }
+
+    async fn on_declared(&mut self, declared: Vec<WantedNic>) {
+        tracing::info!(nics = declared.len(), "declared");
+        let kept: BTreeSet<&NicId> = declared.iter().map(|wanted| &wanted.nic).collect();
+        let known: Vec<NicId> = self.nics.keys().cloned().collect();
+        for nic in known.iter().filter(|nic| !kept.contains(nic)) {
+            self.forget(nic).await;
+        }
+        for wanted in declared {
+            if let Some(nic) = self.nics.get_mut(&wanted.nic) {
+                nic.binding.forget_reports();
+            }
+            self.want(wanted).await;
+        }
+        self.switch_off_undeclared().await;
+    }
+
+    async fn want(&mut self, wanted: WantedNic) {
+        let id = wanted.nic.clone();
+        tracing::info!(nic = %id, generation = wanted.generation, "wanted");
+        match self.nics.get_mut(&id) {
+            Some(nic) => {
+                let old_target = nic.binding.binding().map(|binding| binding.target.clone());
+                nic.binding.declare(wanted);
+                // What is held open is the old target; the link may still be in it.
+                if nic.binding.binding().map(|binding| &binding.target) != old_target.as_ref() {
+                    nic.target = None;
+                }
+            }
+            None => {
+                let mut nic = Nic::new(wanted);
+                let looked = nic
+                    .look(&self.guest, &self.target_news.0, Effort::Thorough)
+                    .await;
+                if let Err(error) = looked {
+                    tracing::warn!(%error, "will be looked for again");
+                }
+                self.nics.insert(id.clone(), nic);
+            }
+        }
+        self.settle(&id).await;
+    }
+
+    async fn forget(&mut self, nic: &NicId) {
+        tracing::info!(%nic, "forgotten");
+        if let Some(client) = self.nics.remove(nic).and_then(|nic| nic.lease) {
+            client.stop().await;
+        }
+    }
+
+    async fn on_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Changed(link) => self.on_link(&link).await,
+            LinkEvent::Gone(index) => {
+                let was_here = |nic: &&Nic| {
+                    matches!(nic.binding.place(), Some(LinkPlace::Guest(_)))
+                        && nic.at.as_ref().is_some_and(|at| at.index == index)
+                };
+                let gone = self.nics.values().find(was_here);
+                if let Some(id) = gone.map(|nic| nic.binding.wanted().nic.clone()) {
+                    self.look(&id, Effort::Usual).await;
+                }
+            }
+            LinkEvent::Overrun => {
+                tracing::warn!("link events were lost, looking at everything");
+                self.look_at_all(Effort::Usual).await;
+            }
+        }
+    }
+
+    async fn on_link(&mut self, link: &LinkView) {
+        let identity = self.guest.identify_by.identity(link);
+        let mut declared = self.nics.values_mut();
+        let Some(nic) = declared.find(|nic| identity.is_of(nic.binding.wanted())) else {
+            return;
+        };
+        let id = nic.binding.wanted().nic.clone();
+        match nic.binding.place() {
+            None | Some(LinkPlace::Nowhere | LinkPlace::Hidden) => {
+                tracing::info!(nic = %id, name = link.name, "link arrived");
+                nic.arrive(&self.guest, &self.target_news.0, link).await;
+                self.settle(&id).await;
+            }
+            Some(LinkPlace::Guest(_)) => {}
+            // An event of before the link was moved away, or the kernel has given the link back.
+            Some(LinkPlace::Holding(_) | LinkPlace::Target(_) | LinkPlace::Elsewhere(_)) => {
+                let there = self.guest.own.netlink.link(link.index).await;
+                let identify_by = self.guest.identify_by;
+                let is_back = |link| identify_by.identity(&link) == identity;
+                if there.is_ok_and(|there| there.is_some_and(is_back)) {
+                    tracing::info!(nic = %id, name = link.name, "link came back");
+                    self.look(&id, Effort::Usual).await;
+                }
+            }
+        }
+    }
+
+    async fn on_target_news(&mut self, news: TargetNews) {
+        match news {
+            TargetNews::Ended(nic) => self.look(&nic, Effort::Usual).await,
+            TargetNews::NamesChanged => {
+                let ended = |nic: &&Nic| nic.target.as_ref().is_some_and(|open| !open.is_alive());
+                let ended: Vec<NicId> = self
+                    .nics
+                    .values()
+                    .filter(ended)
+                    .map(|nic| nic.binding.wanted().nic.clone())
+                    .collect();
+                for nic in ended {
+                    self.look(&nic, Effort::Usual).await;
+                }
+            }
+        }
+    }
+
+    async fn on_lease_news(&mut self, news: LeaseNews) {
+        let Some(nic) = self.nics.get_mut(&news.nic) else {
+            return;
+        };
+        if nic
+            .lease
+            .as_ref()
+            .is_some_and(|client| client.number == news.client)
+        {
+            tracing::info!(nic = %news.nic, lease = ?news.lease, "lease");
+            nic.binding.see_lease(news.lease);
+            self.settle(&news.nic).await;
+        }
+    }
+
+    async fn look_at_all(&mut self, effort: Effort) {
+        let all: Vec<NicId> = self.nics.keys().cloned().collect();
+        for nic in all {
+            self.look(&nic, effort).await;
+        }
+    }
+
+    async fn look(&mut self, id: &NicId, effort: Effort) {
+        let Some(nic) = self.nics.get_mut(id) else {
+            return;
+        };
+        match nic.look(&self.guest, &self.target_news.0, effort).await {
+            Ok(()) => self.settle(id).await,
+            Err(error) => tracing::warn!(%error, "will be looked for again"),
+        }
+    }
+
+    /// Does what is to be done for one NIC until there is nothing left.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all other actions are steps on the link"
+    )]
+    async fn settle(&mut self, id: &NicId) {
+        let Some(mut nic) = self.nics.remove(id) else {
+            return;
+        };
+        for _ in 0..ACTIONS_IN_ONE_GO {
+            let action = nic.binding.next();
+            match &action {
+                Action::Wait => break,
+                Action::Look => {
+                    let news = &self.target_news.0;
+                    if let Err(error) = nic.look(&self.guest, news, Effort::Thorough).await {
+                        tracing::warn!(%error, "will be looked for again");
+                        break;
+                    }
+                }
+                Action::Report(report) => {
+                    tracing::info!(nic = %id, phase = ?report.phase, "report");
+                    if let Err(error) = self.session.report((**report).clone()) {
+                        tracing::error!(nic = %id, %error, "a report could not be sent");
+                    }
+                    self.transmit();
+                    nic.binding.complete(&action, Ok(()), Duration::ZERO);
+                }
+                _ => self.step(&action, &mut nic).await,
+            }
+        }
+        nic.let_go();
+        self.nics.insert(id.clone(), nic);
+    }
+
+    /// Does one step and tells the decisions how it went.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "three steps concern more than the link"
+    )]
+    async fn step(&mut self, action: &Action, nic: &mut Nic) {
+        let begun = Instant::now();
+        let result = match action {
+            Action::Verify => match read_back(nic).await {
+                Ok(found) => return nic.binding.verified(found, begun.elapsed()),
+                Err(failure) => Err(failure),
+            },
+            Action::StartLease => {
+                self.start_lease(nic);
+                Ok(())
+            }
+            Action::Hold | Action::Release => {
+                if let Some(client) = nic.lease.take() {
+                    client.stop().await;
+                }
+                perform(action, nic, &self.guest).await
+            }
+            _ => perform(action, nic, &self.guest).await,
+        };
+        if let Err(failure) = &result {
+            let nic = &nic.binding.wanted().nic;
+            tracing::warn!(%nic, step = ?action.step(), %failure, "a step failed");
+        }
+        nic.binding.complete(action, result, begun.elapsed());
+    }
+
+    fn start_lease(&mut self, nic: &mut Nic) {
+        let (Some(at), Some(binding)) = (&nic.at, nic.binding.binding()) else {
+            return;
+        };
+        self.clients_started += 1;
+        let wanted = nic.binding.wanted();
+        let link = LeaseLink {
+            name: binding.link_name.clone(),
+            index: at.index,
+            mac: wanted.mac,
+        };
+        let reporter = Reporter {
+            nic: wanted.nic.clone(),
+            client: self.clients_started,
+            news: self.lease_news.0.clone(),
+        };
+        nic.lease = Some(LeaseClient::start(&at.space.netns, link, reporter));
+    }
+
+    async fn switch_off_undeclared(&self) {
+        let held = match self.guest.held().await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::warn!(error = in_full(&error), "held links were not looked at");
+                return;
+            }
+        };
+        for link in held.iter().filter(|link| link.mac.is_some()) {
+            let identity = self.guest.identify_by.identity(link);
+            let mut declared = self.nics.values();
+            let known = declared.any(|nic| identity.is_of(nic.binding.wanted()));
+            let place = LinkPlace::Holding(seen(link));
+            if known || undeclared(&place) == UndeclaredAction::LeaveAlone {
+                continue;
+            }
+            let admin = Some(AdminState::Down);
+            let down = LinkChange {
+                admin,
+                ..LinkChange::default()
+            };
+            if let Err(error) = self.guest.holding.netlink.set_link(link.index, down).await {
+                tracing::warn!(error = in_full(&error), "a held link stays up");
+            }
+        }
+    }
+
+    /// Passes on what there is room for; the rest goes when there is.
+    fn transmit(&mut self) {
+        while let Ok(room) = self.channel.to_send.try_reserve() {
+            match self.session.poll_transmit() {
+                Some(frame) => room.send(frame),
+                None => break,
+            }
+        }
+    }
+}
+
+fn identity() -> io::Result<AgentIdentity> {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(AgentIdentity {
+        versions: VersionRange::CURRENT,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: boot_id.trim_end().to_owned(),
+    })
+}
