@@ -16,10 +16,13 @@
 //! [`NetlinkError::errno`].
 
 pub mod announce;
+pub mod bridge;
 mod error;
 mod netlink;
 mod netns;
 pub mod sysctl;
+pub mod tap;
+pub mod traffic;
 mod watch;
 
 pub use error::{Errno, NetlinkError};

@@ -1,7 +1,11 @@
 //! Settings under `/proc/sys/net`, which show and change the namespace of the thread that opens them.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
+
+use nic_model::LinkName;
 
 use crate::netns::{Netns, RunInNetnsError};
 
@@ -55,7 +59,7 @@ pub enum SysctlError {
 /// When there is no such setting, the kernel refuses the value, or `/proc/sys` is read-only.
 pub async fn set(netns: &Netns, setting: &str, value: &str) -> Result<(), SetSysctlError> {
     let text = value.to_owned();
-    let done = in_netns(netns, setting, move |path| std::fs::write(path, text)).await;
+    let done = in_netns(netns, setting, move |path| fs::write(path, text)).await;
     done.map_err(|cause| SetSysctlError {
         setting: setting.to_owned(),
         value: value.to_owned(),
@@ -68,12 +72,46 @@ pub async fn set(netns: &Netns, setting: &str, value: &str) -> Result<(), SetSys
 /// # Errors
 /// When there is no such setting.
 pub async fn get(netns: &Netns, setting: &str) -> Result<String, GetSysctlError> {
-    let read = in_netns(netns, setting, std::fs::read_to_string).await;
+    let read = in_netns(netns, setting, fs::read_to_string).await;
     let text = read.map_err(|cause| GetSysctlError {
         setting: setting.to_owned(),
         cause,
     })?;
     Ok(text.trim_end().to_owned())
+}
+
+/// Keeps a link from ever having an IPv6 address: none of its own making, none from a router. To be
+/// called before the link is up for the first time. That the kernel has no IPv6 is fine.
+///
+/// # Errors
+/// When there is no such link, or `/proc/sys` is read-only.
+pub async fn disable_ipv6(netns: &Netns, link: &LinkName) -> Result<(), SetSysctlError> {
+    let settings = [("disable_ipv6", "1"), ("accept_ra", "0"), ("autoconf", "0")]
+        .map(|(setting, value)| (format!("ipv6/conf/{link}/{setting}"), value));
+    let written = netns.run("netns-sysctl", move || {
+        if !Path::new("/proc/sys/net/ipv6").exists() {
+            return Ok(());
+        }
+        settings.into_iter().try_for_each(|(setting, value)| {
+            let done =
+                path(&setting).and_then(|path| fs::write(path, value).map_err(SysctlError::File));
+            done.map_err(|cause| SetSysctlError {
+                setting,
+                value: value.to_owned(),
+                cause,
+            })
+        })
+    });
+    let failed = |cause| SetSysctlError {
+        setting: format!("ipv6/conf/{link}"),
+        value: "no IPv6".to_owned(),
+        cause,
+    };
+    match tokio::time::timeout(DEADLINE, written).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(cause)) => Err(failed(SysctlError::Namespace(cause))),
+        Err(_elapsed) => Err(failed(SysctlError::Deadline(DEADLINE))),
+    }
 }
 
 async fn in_netns<T: Send + 'static>(

@@ -10,10 +10,18 @@
 //! object bears a name derived from the NIC's id, so each method may be repeated after a crash and
 //! finds its own work, and [`PortProvider::ports`] finds what nobody owns any more.
 
+mod bridge_ports;
+mod host;
+mod limits;
+mod tap_ports;
+
 use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
 use nic_model::{MacAddr, Mtu, NicId, RateLimits};
+
+pub use bridge_ports::{BridgePorts, BridgeUnusable};
+pub use tap_ports::TapPorts;
 
 /// Makes and removes ports of one network.
 #[async_trait]
@@ -92,7 +100,7 @@ pub enum AdminState {
 
 /// From [`PortProvider::make`].
 #[derive(Debug, thiserror::Error)]
-#[error("failed to make the port of {nic}: {step}")]
+#[error("failed to make the port of {nic}: failed to {step}")]
 pub struct MakePortError {
     /// Whose.
     pub nic: NicId,
@@ -101,6 +109,16 @@ pub struct MakePortError {
     /// Why.
     #[source]
     pub cause: Cause,
+}
+
+impl MakePortError {
+    fn new(spec: &PortSpec, failure: host::Failure) -> Self {
+        Self {
+            nic: spec.nic.clone(),
+            step: failure.step,
+            cause: failure.cause,
+        }
+    }
 }
 
 /// From [`PortProvider::isolate`].

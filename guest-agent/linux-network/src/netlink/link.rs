@@ -87,7 +87,9 @@ impl Netlink {
     /// When the kernel does not answer.
     pub async fn links(&self) -> Result<Vec<LinkView>, ListLinksError> {
         let request = RouteNetlinkMessage::GetLink(question());
-        let links = self.list(request, new_link).await;
+        let links = self
+            .list(request, |answer| new_link(answer).map(LinkView::from))
+            .await;
         links.map_err(|cause| ListLinksError { cause })
     }
 
@@ -96,13 +98,7 @@ impl Netlink {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn link(&self, index: LinkIndex) -> Result<Option<LinkView>, GetLinkError> {
-        let mut question = question();
-        question.header.index = index.0;
-        let link = self.find_link(question).await;
-        link.map_err(|cause| GetLinkError {
-            link: index.to_string(),
-            cause,
-        })
+        Ok(self.link_message(index).await?.map(LinkView::from))
     }
 
     /// The link named `name`; `None` when there is none.
@@ -114,11 +110,13 @@ impl Netlink {
         question
             .attributes
             .push(LinkAttribute::IfName(name.to_string()));
-        let link = self.find_link(question).await;
-        link.map_err(|cause| GetLinkError {
-            link: name.to_string(),
-            cause,
-        })
+        match self.find_link(question).await {
+            Ok(link) => Ok(link.map(LinkView::from)),
+            Err(cause) => Err(GetLinkError {
+                link: name.to_string(),
+                cause,
+            }),
+        }
     }
 
     /// Changes a link, see [`LinkChange`]. After a move the link has to be looked up in its new
@@ -151,7 +149,21 @@ impl Netlink {
         }
     }
 
-    async fn find_link(&self, question: LinkMessage) -> Result<Option<LinkView>, NetlinkError> {
+    /// Everything the kernel tells about a link.
+    pub(crate) async fn link_message(
+        &self,
+        index: LinkIndex,
+    ) -> Result<Option<LinkMessage>, GetLinkError> {
+        let mut question = question();
+        question.header.index = index.0;
+        let found = self.find_link(question).await;
+        found.map_err(|cause| GetLinkError {
+            link: index.to_string(),
+            cause,
+        })
+    }
+
+    async fn find_link(&self, question: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
         match self.get(RouteNetlinkMessage::GetLink(question)).await {
             Ok(answer) => new_link(answer).map(Some).ok_or(NetlinkError::Unexpected),
             Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
@@ -169,9 +181,9 @@ fn question() -> LinkMessage {
     message
 }
 
-fn new_link(message: RouteNetlinkMessage) -> Option<LinkView> {
+fn new_link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
     if let RouteNetlinkMessage::NewLink(link) = message {
-        Some(link.into())
+        Some(link)
     } else {
         None
     }

@@ -15,6 +15,7 @@ pub(crate) mod link_view;
 pub(crate) mod route;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -26,6 +27,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
 use rtnetlink::Handle;
 use rustix::io::Errno;
+use tokio::sync::Mutex;
 
 use crate::error::NetlinkError;
 use crate::netns::{Netns, RunInNetnsError};
@@ -43,6 +45,9 @@ const LIST_ATTEMPTS: usize = 10;
 pub struct Netlink {
     handle: Handle,
     deadline: Duration,
+    /// Held while a list is read: a socket has room for one at a time, and the kernel refuses a second
+    /// with `EBUSY` (`__netlink_dump_start` in net/netlink/af_netlink.c).
+    listing: Arc<Mutex<()>>,
 }
 
 /// From [`Netlink::connect`].
@@ -72,6 +77,7 @@ impl Netlink {
         Ok(Self {
             handle,
             deadline: DEADLINE,
+            listing: Arc::default(),
         })
     }
 
@@ -122,10 +128,15 @@ impl Netlink {
         pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         let exchange = async {
+            let _alone = self.listing.lock().await;
             for _ in 0..LIST_ATTEMPTS {
                 let answers = self.send(request.clone(), NLM_F_DUMP)?;
-                if let Some(parts) = read_list(answers, &pick).await? {
-                    return Ok(parts);
+                match read_list(answers, &pick).await {
+                    Ok(Some(parts)) => return Ok(parts),
+                    Ok(None) => {}
+                    // A list that its reader gave up at the deadline is still being read.
+                    Err(error) if error.errno() == Some(Errno::BUSY) => {}
+                    Err(error) => return Err(error),
                 }
             }
             Err(NetlinkError::Inconsistent)

@@ -1,0 +1,284 @@
+//! Taps: the host end of a VM's NIC.
+//!
+//! A tap lives as long as a process holds a queue of it, or for ever once it is made persistent. Who
+//! holds it decides what may be done to it, so attaching never takes a queue away from a holder and
+//! never adds one beside those of another process.
+//!
+//! ```text
+//!   absent ──attach──► held by descriptors ──last one closed──► absent
+//!                            │ persistent
+//!                            ▼
+//!                      held or not ──────── deleted by name ──► absent
+//! ```
+
+use std::fs::OpenOptions;
+use std::io;
+use std::num::NonZeroU16;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_route::link::{InfoData, InfoTun, LinkAttribute, LinkInfo, LinkMessage};
+use nic_model::LinkName;
+
+use crate::netlink::Netlink;
+use crate::netlink::link::GetLinkError;
+use crate::netlink::link_view::LinkIndex;
+use crate::netns::{Netns, RunInNetnsError};
+
+const DEVICE: &str = "/dev/net/tun";
+
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Frames carry a virtio-net header (offloads pass through), and no protocol number in front.
+const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// A tap to attach to; it is made if there is none of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapSpec {
+    /// Its name.
+    pub name: LinkName,
+    /// How many queues to open. More than one needs, and makes, a tap of many queues; the kernel's
+    /// limit is 256.
+    pub queue_count: NonZeroU16,
+    /// Whether it stays when nobody holds it.
+    pub persistence: Persistence,
+    /// Who may attach to it besides processes with `CAP_NET_ADMIN`, by user id.
+    pub owner: Option<u32>,
+}
+
+/// Whether a tap stays when nobody holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// The kernel removes it when its last descriptor is closed.
+    UntilClosed,
+    /// It stays until it is deleted.
+    UntilDeleted,
+}
+
+/// From [`attach`].
+#[derive(Debug, thiserror::Error)]
+pub enum AttachTapError {
+    /// The kernel has no TUN driver, or the device node is not there.
+    #[error("{DEVICE} is missing: load the module tun, or pass the device into the container")]
+    NoDevice,
+    /// `CAP_NET_ADMIN` or the right to open the device is missing.
+    #[error("attaching to tap {0} is not permitted: it takes CAP_NET_ADMIN and access to {DEVICE}")]
+    NotPermitted(LinkName),
+    /// Another process holds its only queue.
+    #[error("tap {0} is held by another process")]
+    Held(LinkName),
+    /// A link of that name exists and is no tap, or a tap with other flags.
+    #[error("link {0} exists and is not a tap of the wanted kind")]
+    Mismatch(LinkName),
+    /// The namespace could not be entered.
+    #[error("failed to attach to tap {name}")]
+    Namespace {
+        /// Which.
+        name: LinkName,
+        /// Why.
+        #[source]
+        cause: RunInNetnsError,
+    },
+    /// Anything else.
+    #[error("failed to {step} tap {name}")]
+    System {
+        /// Which.
+        name: LinkName,
+        /// What was attempted.
+        step: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// What the kernel knows about a tap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapView {
+    /// Whether it stays when nobody holds it.
+    pub persistence: Persistence,
+    /// Its queues, where it can have many.
+    pub queues: TapQueues,
+}
+
+/// What the kernel tells about the queues of a tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapQueues {
+    /// It can have one; whether somebody holds that shows only when attaching.
+    Single,
+    /// It can have many and has this many holders.
+    Multi {
+        /// Descriptors attached to it.
+        held: u32,
+    },
+}
+
+/// Attaches to a tap in `netns`, making it if need be, and gives one descriptor a queue. They do
+/// not block and are closed on exec.
+///
+/// # Errors
+/// See [`AttachTapError`]. Nothing is left behind: what was made goes with its descriptors.
+pub async fn attach(netns: &Netns, spec: TapSpec) -> Result<Vec<OwnedFd>, AttachTapError> {
+    let name = spec.name.clone();
+    let attached = netns.run("tap-attach", move || attach_here(&spec));
+    match tokio::time::timeout(DEADLINE, attached).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(cause)) => Err(AttachTapError::Namespace { name, cause }),
+        Err(elapsed) => Err(AttachTapError::System {
+            name,
+            step: "attach to",
+            cause: elapsed.into(),
+        }),
+    }
+}
+
+/// The device belongs to the namespace of whoever opens it (`tun_chr_open` in drivers/net/tun.c).
+fn attach_here(spec: &TapSpec) -> Result<Vec<OwnedFd>, AttachTapError> {
+    let queues = (0..spec.queue_count.get())
+        .map(|_| open_queue(spec))
+        .collect::<Result<Vec<_>, _>>()?;
+    let first = queues.first().expect("the count of queues is not zero");
+    let system = |step| {
+        move |cause| AttachTapError::System {
+            name: spec.name.clone(),
+            step,
+            cause,
+        }
+    };
+    if let Some(owner) = spec.owner {
+        control(first, libc::TUNSETOWNER, owner.into()).map_err(system("set the owner of"))?;
+    }
+    let stay = libc::c_ulong::from(spec.persistence == Persistence::UntilDeleted);
+    control(first, libc::TUNSETPERSIST, stay).map_err(system("set the lifetime of"))?;
+    Ok(queues)
+}
+
+fn open_queue(spec: &TapSpec) -> Result<OwnedFd, AttachTapError> {
+    let mut options = OpenOptions::new();
+    let options = options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK);
+    let queue = options
+        .open(DEVICE)
+        .map_err(|cause| refusal(spec, "open the device of", cause))?;
+    let queue = OwnedFd::from(queue);
+    let flags = if spec.queue_count.get() > 1 {
+        FLAGS | libc::IFF_MULTI_QUEUE
+    } else {
+        FLAGS
+    };
+    bind(&queue, &spec.name, flags).map_err(|cause| refusal(spec, "attach to", cause))?;
+    Ok(queue)
+}
+
+fn refusal(spec: &TapSpec, step: &'static str, cause: io::Error) -> AttachTapError {
+    let name = spec.name.clone();
+    match cause.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => AttachTapError::NoDevice,
+        Some(libc::EPERM | libc::EACCES) => AttachTapError::NotPermitted(name),
+        Some(libc::EBUSY) => AttachTapError::Held(name),
+        Some(libc::EINVAL) => AttachTapError::Mismatch(name),
+        _ => AttachTapError::System { name, step, cause },
+    }
+}
+
+#[expect(unsafe_code, reason = "rustix has no TUN ioctls")]
+fn bind(queue: &OwnedFd, name: &LinkName, flags: i32) -> io::Result<()> {
+    // SAFETY: ifreq is plain integers and a union of such, for which all zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open and the request is valid for reads and writes, for the call.
+    let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[expect(unsafe_code, reason = "rustix has no TUN ioctls")]
+fn control(queue: &OwnedFd, request: libc::Ioctl, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: these requests take their argument by value (drivers/net/tun.c, __tun_chr_ioctl).
+    let result = unsafe { libc::ioctl(queue.as_raw_fd(), request, value) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+impl Netlink {
+    /// What the kernel knows about tap `index`; `None` when there is no such link or it is no tap.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn tap(&self, index: LinkIndex) -> Result<Option<TapView>, GetLinkError> {
+        Ok(self.link_message(index).await?.and_then(tap_view))
+    }
+}
+
+fn tap_view(message: LinkMessage) -> Option<TapView> {
+    let infos = message.attributes.into_iter().find_map(|attribute| {
+        if let LinkAttribute::LinkInfo(infos) = attribute {
+            Some(infos)
+        } else {
+            None
+        }
+    })?;
+    let data = infos.into_iter().find_map(|info| {
+        if let LinkInfo::Data(InfoData::Tun(data)) = info {
+            Some(data)
+        } else {
+            None
+        }
+    })?;
+    // enum IFLA_TUN_*, include/uapi/linux/if_link.h.
+    let (persist, multi_queue, attached, disabled) = (6, 7, 8, 9);
+    let stays = number(&data, persist) != 0;
+    let held = number(&data, attached) + number(&data, disabled);
+    Some(TapView {
+        persistence: if stays {
+            Persistence::UntilDeleted
+        } else {
+            Persistence::UntilClosed
+        },
+        queues: if number(&data, multi_queue) != 0 {
+            TapQueues::Multi { held }
+        } else {
+            TapQueues::Single
+        },
+    })
+}
+
+/// The value of attribute `kind`, 0 when it is not there.
+fn number(data: &[InfoTun], kind: u16) -> u32 {
+    let attributes = data.iter().filter_map(|info| {
+        if let InfoTun::Other(attribute) = info {
+            Some(attribute)
+        } else {
+            None
+        }
+    });
+    attributes
+        .filter(|attribute| attribute.kind() == kind)
+        .map(attribute_number)
+        .next()
+        .unwrap_or(0)
+}
+
+/// Attributes of 1 and 4 bytes, in the machine's order.
+fn attribute_number(attribute: &DefaultNla) -> u32 {
+    let mut value = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut value);
+    match *value {
+        [byte] => byte.into(),
+        [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]),
+        _ => 0,
+    }
+}

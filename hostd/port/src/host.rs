@@ -1,0 +1,418 @@
+//! The steps that every kind of port is made of, each of which may be repeated.
+//!
+//! A tap that is up already may belong to a running VM: the steps then correct what is wrong and leave
+//! alone what is right, so that a repeated `make` costs no frame and grants no new burst.
+
+use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
+
+use linux_network::tap::{self, AttachTapError, Persistence, TapQueues, TapSpec};
+use linux_network::traffic::{QueueingPlace, TokenBucket};
+use linux_network::{
+    AdminState as LinkAdmin, ConnectNetlinkError, Errno, LinkChange, LinkIndex, LinkView, Netlink,
+    Netns, sysctl,
+};
+use nic_model::{LinkName, MacAddr, NicId};
+
+use crate::{AdminState, Cause, PortSpec, PortView, TapLifetime, limits};
+
+/// One host's network, and the connection to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    netns: Netns,
+    pub(crate) netlink: Netlink,
+}
+
+/// A step that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) step: &'static str,
+    pub(crate) cause: Cause,
+}
+
+/// Names the step in the error of an operation that is part of it.
+pub(crate) trait During<T> {
+    fn during(self, step: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<Cause>> During<T> for Result<T, E> {
+    fn during(self, step: &'static str) -> Result<T, Failure> {
+        self.map_err(|cause| Failure {
+            step,
+            cause: cause.into(),
+        })
+    }
+}
+
+/// Why a name cannot be used for a port.
+#[derive(Debug, thiserror::Error)]
+#[error("link {name} exists and is not a {wanted}")]
+struct NameTaken {
+    name: LinkName,
+    wanted: &'static str,
+}
+
+/// A link that vanished between two steps: somebody else removes it.
+#[derive(Debug, thiserror::Error)]
+#[error("link {0} has vanished")]
+struct Vanished(LinkName);
+
+/// A tap at the start of `make`.
+#[derive(Debug)]
+pub(crate) struct FoundTap {
+    pub(crate) link: LinkView,
+    pub(crate) queues: Vec<OwnedFd>,
+    pub(crate) origin: Origin,
+}
+
+/// Whether an object was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was.
+    Found,
+    /// It was made just now, so nothing about it needs to be read.
+    Made,
+}
+
+impl Host {
+    pub(crate) async fn connect(netns: &Netns) -> Result<Self, ConnectNetlinkError> {
+        let netlink = Netlink::connect(netns).await?;
+        Ok(Self {
+            netns: netns.clone(),
+            netlink,
+        })
+    }
+
+    /// The tap, made down if there is none, and the descriptors of those of its queues that nobody
+    /// else holds.
+    pub(crate) async fn tap(&self, spec: &PortSpec) -> Result<FoundTap, Failure> {
+        let step = "make its tap";
+        let name = link_name(spec.nic.tap_name());
+        let (origin, queues) = match self.netlink.link_by_name(&name).await.during(step)? {
+            None => (Origin::Made, self.attach(spec, &name).await.during(step)?),
+            Some(link) if link.kind.as_deref() != Some("tun") => {
+                return Err(NameTaken {
+                    name,
+                    wanted: "tap",
+                })
+                .during(step);
+            }
+            Some(link) => {
+                let queues = self.attach_to_existing(spec, &name, link.index).await?;
+                (Origin::Found, queues)
+            }
+        };
+        match self.present(name).await {
+            Ok(link) => Ok(FoundTap {
+                link,
+                queues,
+                origin,
+            }),
+            Err(cause) => {
+                self.undo(&spec.nic, origin).await;
+                Err(Failure { step, cause })
+            }
+        }
+    }
+
+    async fn present(&self, name: LinkName) -> Result<LinkView, Cause> {
+        let found = self.netlink.link_by_name(&name).await?;
+        Ok(found.ok_or(Vanished(name))?)
+    }
+
+    async fn attach(
+        &self,
+        spec: &PortSpec,
+        name: &LinkName,
+    ) -> Result<Vec<OwnedFd>, AttachTapError> {
+        let persistence = match spec.lifetime {
+            TapLifetime::Descriptors => Persistence::UntilClosed,
+            TapLifetime::Persistent => Persistence::UntilDeleted,
+        };
+        let queue_count = NonZeroU16::new(spec.queue_count).unwrap_or(NonZeroU16::MIN);
+        let wanted = TapSpec {
+            name: name.clone(),
+            queue_count,
+            persistence,
+            owner: None,
+        };
+        let queues = tap::attach(&self.netns, wanted).await?;
+        Ok(if persistence == Persistence::UntilDeleted {
+            Vec::new()
+        } else {
+            queues
+        })
+    }
+
+    /// A queue beside those of a running VM would take frames away from it, so a tap that has a holder
+    /// is not attached to.
+    async fn attach_to_existing(
+        &self,
+        spec: &PortSpec,
+        name: &LinkName,
+        index: LinkIndex,
+    ) -> Result<Vec<OwnedFd>, Failure> {
+        let step = "attach to its tap";
+        let found = self.netlink.tap(index).await.during(step)?;
+        let found = found.ok_or_else(|| Vanished(name.clone())).during(step)?;
+        let stays = found.persistence == Persistence::UntilDeleted;
+        let is_held = matches!(found.queues, TapQueues::Multi { held } if held > 0);
+        if is_held || (stays && spec.lifetime == TapLifetime::Persistent) {
+            return Ok(Vec::new());
+        }
+        match self.attach(spec, name).await {
+            Err(AttachTapError::Held(_)) => Ok(Vec::new()),
+            attached => attached.during(step),
+        }
+    }
+
+    /// Keeps the kernel from talking through the link itself, before it is up for the first time.
+    pub(crate) async fn silence(&self, link: &LinkView) -> Result<(), Failure> {
+        let step = "keep IPv6 off its links";
+        let name = link_name(link.name.clone());
+        sysctl::disable_ipv6(&self.netns, &name)
+            .await
+            .during(step)?;
+        self.netlink
+            .disable_address_generation(link.index)
+            .await
+            .during(step)
+    }
+
+    /// Largest packet and own address of the tap. The address begins with `fe`, as libvirt's taps do, so
+    /// that a bridge, which takes the lowest address of its ports, does not take this one and lose its
+    /// neighbours.
+    pub(crate) async fn dress(&self, tap: &LinkView, spec: &PortSpec) -> Result<(), Failure> {
+        let step = "set the MTU and the address of its tap";
+        let [_, rest @ ..] = spec.mac.octets();
+        let [b, c, d, e, f] = rest;
+        let mac = MacAddr::new([0xfe, b, c, d, e, f]).during(step)?;
+        let change = LinkChange {
+            mtu: (tap.mtu != u32::from(spec.mtu)).then_some(spec.mtu),
+            mac: (tap.mac != Some(mac)).then_some(mac),
+            ..LinkChange::default()
+        };
+        self.netlink.set_link(tap.index, change).await.during(step)
+    }
+
+    /// Limits both directions, or stops limiting them.
+    pub(crate) async fn limit(&self, tap: &FoundTap, spec: &PortSpec) -> Result<(), Failure> {
+        let step = "limit its rates";
+        let index = tap.link.index;
+        let inbound = limits::bucket(spec.limits.inbound, spec.mtu).during(step)?;
+        let outbound = limits::bucket(spec.limits.outbound, spec.mtu).during(step)?;
+        match inbound {
+            Some(bucket) => self.shape(index, &bucket, tap.origin).await?,
+            None if tap.origin == Origin::Found => {
+                self.netlink.unshape(index).await.during(step)?
+            }
+            None => {}
+        }
+        match outbound {
+            Some(bucket) => self.limit_outbound(index, &bucket, spec).await,
+            None => self.unlimit_outbound(index, tap.origin, &spec.nic).await,
+        }
+    }
+
+    async fn limit_outbound(
+        &self,
+        tap: LinkIndex,
+        bucket: &TokenBucket,
+        spec: &PortSpec,
+    ) -> Result<(), Failure> {
+        let step = "make its intermediate device";
+        let (ifb, origin) = self.intermediate_device(&spec.nic).await?;
+        self.silence(&ifb).await?;
+        self.shape(ifb.index, bucket, origin).await?;
+        self.set_admin(ifb.index, LinkAdmin::Up)
+            .await
+            .during(step)?;
+        if self.netlink.redirections(tap).await.during(step)? == [ifb.index] {
+            return Ok(());
+        }
+        self.netlink
+            .redirect(tap, ifb.index)
+            .await
+            .during("redirect what its tap receives")
+    }
+
+    async fn unlimit_outbound(
+        &self,
+        tap: LinkIndex,
+        origin: Origin,
+        nic: &NicId,
+    ) -> Result<(), Failure> {
+        let step = "stop limiting what it sends";
+        if origin == Origin::Found {
+            self.netlink.unredirect(tap).await.during(step)?;
+        }
+        self.delete(nic.ifb_name()).await.during(step)
+    }
+
+    async fn intermediate_device(&self, nic: &NicId) -> Result<(LinkView, Origin), Failure> {
+        let step = "make its intermediate device";
+        let name = link_name(nic.ifb_name());
+        match self.netlink.link_by_name(&name).await.during(step)? {
+            Some(link) if link.kind.as_deref() == Some("ifb") => return Ok((link, Origin::Found)),
+            Some(_) => {
+                return Err(NameTaken {
+                    name,
+                    wanted: "intermediate device",
+                })
+                .during(step);
+            }
+            None => self.netlink.add_ifb(&name).await.during(step)?,
+        }
+        Ok((self.present(name).await.during(step)?, Origin::Made))
+    }
+
+    /// Setting a bucket fills it, so one that is right already is left alone.
+    async fn shape(
+        &self,
+        index: LinkIndex,
+        bucket: &TokenBucket,
+        origin: Origin,
+    ) -> Result<(), Failure> {
+        let step = "limit its rates";
+        if origin == Origin::Found && self.is_shaped(index, bucket).await.during(step)? {
+            return Ok(());
+        }
+        self.netlink.shape(index, bucket).await.during(step)
+    }
+
+    async fn is_shaped(
+        &self,
+        index: LinkIndex,
+        bucket: &TokenBucket,
+    ) -> Result<bool, linux_network::traffic::ListShapingError> {
+        let found = self.netlink.queueing(index).await?;
+        let root = found.iter().find(|view| view.place == QueueingPlace::Root);
+        let inner = found.iter().find(|view| view.place == QueueingPlace::Inner);
+        let root_is_right = root
+            .and_then(|view| view.bucket.as_ref())
+            .is_some_and(|found| bucket.is_same(found));
+        let inner_is_right = inner
+            .is_some_and(|fifo| fifo.kind == "bfifo" && fifo.size_table == bucket.size_table());
+        Ok(root_is_right && inner_is_right)
+    }
+
+    pub(crate) async fn set_admin(
+        &self,
+        index: LinkIndex,
+        admin: LinkAdmin,
+    ) -> Result<(), linux_network::SetLinkError> {
+        let change = LinkChange {
+            admin: Some(admin),
+            ..LinkChange::default()
+        };
+        self.netlink.set_link(index, change).await
+    }
+
+    /// Stops all frames of a port at once. The intermediate device goes down before the tap leaves its
+    /// network: what it still has queued would arrive at a tap of the host's own then.
+    pub(crate) async fn stop(&self, nic: &NicId) -> Result<Option<LinkView>, Cause> {
+        let tap = self
+            .netlink
+            .link_by_name(&link_name(nic.tap_name()))
+            .await?;
+        let ifb = self
+            .netlink
+            .link_by_name(&link_name(nic.ifb_name()))
+            .await?;
+        for link in tap.iter().chain(&ifb) {
+            match self.set_admin(link.index, LinkAdmin::Down).await {
+                Err(error) if error.errno() == Some(Errno::NODEV) => {}
+                done => done?,
+            }
+        }
+        Ok(tap)
+    }
+
+    /// Takes the tap out of whatever it is part of; that it is gone is fine.
+    pub(crate) async fn leave(&self, tap: Option<LinkView>) -> Result<(), Cause> {
+        let Some(tap) = tap.filter(|tap| tap.master.is_some()) else {
+            return Ok(());
+        };
+        match self.netlink.set_master(tap.index, None).await {
+            Err(error) if error.errno() == Some(Errno::NODEV) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Everything of a port, in the order of [`crate`]. What is gone already is fine.
+    pub(crate) async fn remove(&self, nic: &NicId) -> Result<(), Cause> {
+        let tap = self.stop(nic).await?;
+        self.leave(tap).await?;
+        self.delete(nic.tap_name()).await?;
+        self.delete(nic.ifb_name()).await
+    }
+
+    async fn delete(&self, name: String) -> Result<(), Cause> {
+        match self.netlink.link_by_name(&link_name(name)).await? {
+            Some(link) => Ok(self.netlink.delete_link(link.index).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back a `make` that failed: everything, when it has made the tap. A port that was there
+    /// before stays, since a VM may be using it.
+    pub(crate) async fn undo(&self, nic: &NicId, origin: Origin) {
+        if origin == Origin::Found {
+            return;
+        }
+        if let Err(error) = self.remove(nic).await {
+            tracing::warn!(%nic, %error, "a port that could not be made is still there in part");
+        }
+    }
+
+    /// Every port of ours, by the names of its links.
+    pub(crate) async fn ports(&self) -> Result<Vec<PortView>, Cause> {
+        let links = self.netlink.links().await?;
+        let mut ports: Vec<PortView> = Vec::new();
+        for link in &links {
+            let Some(nic) = NicId::from_link_name(&link.name) else {
+                continue;
+            };
+            let position = ports.iter().position(|port| port.nic == nic);
+            let position = position.unwrap_or_else(|| {
+                ports.push(nothing_of(nic));
+                ports.len() - 1
+            });
+            add_link(&mut ports[position], link, &links);
+        }
+        ports.sort_by(|one, other| one.nic.cmp(&other.nic));
+        Ok(ports)
+    }
+}
+
+fn nothing_of(nic: NicId) -> PortView {
+    PortView {
+        nic,
+        tap: None,
+        ifb: None,
+        bridge: None,
+        admin: AdminState::Down,
+    }
+}
+
+fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
+    if link.name == port.nic.ifb_name() {
+        port.ifb = Some(link.name.clone());
+        return;
+    }
+    let master = links
+        .iter()
+        .find(|master| Some(master.index) == link.master);
+    port.tap = Some(link.name.clone());
+    port.bridge = master.map(|master| master.name.clone());
+    port.admin = match link.admin {
+        LinkAdmin::Up => AdminState::Up,
+        LinkAdmin::Down => AdminState::Down,
+    };
+}
+
+/// A name that the kernel has, or that is derived from a NIC's id.
+pub(crate) fn link_name(name: String) -> LinkName {
+    name.try_into()
+        .expect("names of our links are letters, digits and a dash, at most 14 bytes")
+}
