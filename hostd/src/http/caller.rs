@@ -1,0 +1,84 @@
+//! Who asks: the user id of the connection decides, a header can only narrow it.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use host_api::{Problem, ProblemCode, path};
+use nic_model::TenantId;
+
+use super::connection::PeerUid;
+use super::problem::{Refused, internal};
+use super::{Api, fields};
+use crate::service::Caller;
+
+/// A request that did not come through [`super::connection`].
+#[derive(Debug, thiserror::Error)]
+#[error("the request has no peer")]
+struct NoPeer;
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refused> {
+        let PeerUid(uid) = parts
+            .extensions
+            .get()
+            .copied()
+            .ok_or_else(|| internal(&NoPeer))?;
+        let named = fields::header(&parts.headers, path::TENANT_HEADER)?;
+        decide(api.tenants_by_uid.get(&uid), named).map_err(Refused::from)
+    }
+}
+
+/// Whoever may reach the socket and is nobody's tenant is an operator: the socket's mode says who
+/// may reach it.
+fn decide(own: Option<&TenantId>, named: Option<TenantId>) -> Result<Caller, Problem> {
+    match (own, named) {
+        (None, None) => Ok(Caller::Operator),
+        (None, Some(named)) => Ok(Caller::Tenant(named)),
+        (Some(own), None) => Ok(Caller::Tenant(own.clone())),
+        (Some(own), Some(named)) if *own == named => Ok(Caller::Tenant(named)),
+        (Some(own), Some(named)) => Err(Problem {
+            field: Some(path::TENANT_HEADER.to_owned()),
+            hint: Some("leave the header out".to_owned()),
+            ..Problem::new(
+                ProblemCode::Forbidden,
+                format!("tenant {own} cannot act for tenant {named}"),
+            )
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn an_operator_acts_for_anybody_and_a_tenant_for_itself() {
+        let blue = tenant("blue");
+
+        assert_eq!(decide(None, None), Ok(Caller::Operator));
+        assert_eq!(
+            decide(None, Some(blue.clone())),
+            Ok(Caller::Tenant(blue.clone()))
+        );
+        assert_eq!(decide(Some(&blue), None), Ok(Caller::Tenant(blue.clone())));
+        assert_eq!(
+            decide(Some(&blue), Some(blue.clone())),
+            Ok(Caller::Tenant(blue.clone()))
+        );
+    }
+
+    #[test]
+    fn a_tenant_that_names_another_is_refused() {
+        let problem = decide(Some(&tenant("blue")), Some(tenant("red"))).unwrap_err();
+
+        assert_eq!(problem.code, ProblemCode::Forbidden);
+        assert_eq!(problem.field.as_deref(), Some("tenant"));
+    }
+}

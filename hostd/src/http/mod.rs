@@ -1,0 +1,126 @@
+//! The HTTP API on a unix socket.
+//!
+//! ```text
+//!   connection ─► who is it (SO_PEERCRED) ─► guard: room for one more? ─► route
+//!        │                                                                  │
+//!        │   caller, token, wait, body: each checked, each refusal names its field
+//!        │                                                                  ▼
+//!        └──────────── answer ◄── view ◄──────────── Service ◄── admission in its own task
+//! ```
+//!
+//! Nothing is decided here: requests become calls of [`Service`], records become the types of
+//! `host-api`. What this layer does own is protection: everything a client can hold or send has a
+//! cap and a deadline, so that no client takes hostd away from the others.
+
+mod body;
+mod caller;
+mod connection;
+mod events;
+mod fields;
+mod guard;
+mod limits;
+mod listen;
+mod metrics;
+mod mutation;
+mod nics;
+mod operator;
+mod problem;
+mod view;
+mod vms;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use nic_model::TenantId;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Config;
+use crate::service::Service;
+use events::EventIds;
+pub use listen::ServeError;
+use metrics::Metrics;
+
+/// Requests worked on at once, waiting ones included.
+const REQUESTS_MAX: usize = 1024;
+/// Clients that follow events at once.
+const STREAMS_MAX: usize = 256;
+
+/// What every handler works with.
+struct Api {
+    service: Arc<Service>,
+    tenants_by_uid: BTreeMap<u32, TenantId>,
+    metrics: Metrics,
+    event_ids: EventIds,
+    requests: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    document: Bytes,
+}
+
+/// Serves the API on the socket of `config` until the future is dropped, which ends every
+/// connection.
+///
+/// # Errors
+/// When the socket cannot be made, or somebody answers on it already.
+pub async fn serve(config: &Config, service: Arc<Service>) -> Result<(), ServeError> {
+    let listener = listen::bind(&config.socket, config.socket_mode).await?;
+    let (routes, document) = routes().split_for_parts();
+    let api = Arc::new(Api {
+        service,
+        tenants_by_uid: config.tenants_by_uid.clone(),
+        metrics: Metrics::default(),
+        event_ids: EventIds::of_this_run(),
+        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        document: text_of(&document),
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(metrics::observe(api.clone()));
+    connection::accept_all(&listener, &guarded(routes, api), &mut tasks).await;
+    Ok(())
+}
+
+/// Every route with its part of the document, so that neither can be without the other.
+fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(document_head())
+        .routes(routes!(nics::list, nics::create))
+        .routes(routes!(nics::show, nics::delete))
+        .routes(routes!(nics::attach))
+        .routes(routes!(nics::detach))
+        .routes(routes!(nics::relocate))
+        .routes(routes!(vms::list))
+        .routes(routes!(vms::show))
+        .routes(routes!(limits::show))
+        .routes(routes!(events::follow))
+        .routes(routes!(operator::document))
+        .routes(routes!(operator::health))
+        .routes(routes!(operator::metrics))
+}
+
+fn document_head() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("hostd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("Hot-plugs NICs into the VMs of this host."));
+    OpenApiBuilder::new().info(info).build()
+}
+
+fn text_of(document: &OpenApi) -> Bytes {
+    Bytes::from(serde_json::to_vec(document).expect("a document is made of plain values"))
+}
+
+fn guarded(routes: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    routes
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(axum::middleware::from_fn_with_state(
+            api.clone(),
+            guard::admit,
+        ))
+        .with_state(api)
+}
