@@ -214,7 +214,7 @@ pub(crate) struct Create {
     /// Largest packet in bytes.
     #[arg(long, value_parser = crate::value::mtu)]
     mtu: Option<Mtu>,
-    /// A route: DESTINATION[,via=GATEWAY][,metric=NUMBER]; repeat for more.
+    /// A route: DESTINATION, then ,via=GATEWAY and ,metric=NUMBER as needed; repeat for more.
     #[arg(long = "route", value_name = "ROUTE", value_parser = route)]
     routes: Vec<Route>,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,10 +17,13 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::process::Command;
 use tokio::sync::broadcast;
+use tokio::time::timeout;
 use tokio_stream::wrappers::BroadcastStream;
 
 /// Events that may wait for a slow reader: more than any test sends.
 const EVENTS: usize = 64;
+/// Longest run of `nicctl` that is no hang: a hundred times what the longest takes.
+const RUN_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) struct Daemon {
     directory: TempDir,
@@ -85,7 +89,8 @@ impl Daemon {
     }
 
     pub(crate) async fn run(&self, words: &str) -> Output {
-        let output = self.command(words).output().await;
+        let output = timeout(RUN_MAX, self.command(words).output());
+        let output = output.await.expect("nicctl ends by itself");
         output.expect("nicctl can be started")
     }
 
