@@ -125,6 +125,7 @@ fn clippy() -> anyhow::Result<Outcome> {
     cargo_step(&[
         "clippy",
         "--quiet",
+        "--keep-going",
         "--workspace",
         "--all-targets",
         "--",
@@ -143,7 +144,7 @@ fn clippy_without_libvirt() -> anyhow::Result<Outcome> {
         "--no-default-features",
     ];
     let arguments = [
-        &["clippy", "--quiet"],
+        &["clippy", "--quiet", "--keep-going"],
         &selection[..],
         &["--", "-D", "warnings"],
     ]
@@ -157,6 +158,7 @@ fn doc() -> anyhow::Result<Outcome> {
         .args([
             "doc",
             "--quiet",
+            "--keep-going",
             "--workspace",
             "--no-deps",
             "--document-private-items",

@@ -17,32 +17,17 @@ pub(crate) struct Tally {
     /// Tests that did not run, by full name.
     not_run: BTreeSet<String>,
     broken: Vec<String>,
-    /// A program announced its tests and has not given its result.
-    running: Option<String>,
 }
 
 impl Tally {
     /// Takes one line of output.
     pub(crate) fn line(&mut self, line: &str) {
-        if let Some(count) = announced(line) {
-            self.end_of_program();
-            self.running = Some(count.to_owned());
-        } else if let Some(result) = line.strip_prefix("test result: ") {
-            self.running = None;
+        if let Some(result) = line.strip_prefix("test result: ") {
             self.passed += number_before(result, " passed");
             self.failed += number_before(result, " failed");
             self.skipped += number_before(result, " ignored");
         } else if let Some((name, outcome)) = single_test(line) {
             self.single(name, outcome);
-        }
-    }
-
-    /// Notices a program that began and never gave its result: it was killed, or it aborted.
-    pub(crate) fn end_of_program(&mut self) {
-        if let Some(count) = self.running.take() {
-            self.broken(format!(
-                "a test program ({count}) died without a result, see above"
-            ));
         }
     }
 
@@ -110,15 +95,6 @@ impl Tally {
     }
 }
 
-/// The `3 tests` of `running 3 tests`.
-fn announced(line: &str) -> Option<&str> {
-    let count = line.strip_prefix("running ")?;
-    let number = count
-        .strip_suffix(" tests")
-        .or_else(|| count.strip_suffix(" test"))?;
-    number.parse::<u64>().ok().map(|_| count)
-}
-
 /// The number in `… 12 passed; …`; zero where there is none.
 fn number_before(text: &str, label: &str) -> u64 {
     let before = text
@@ -166,27 +142,6 @@ mod tests {
         let tally = tally(&["7 passed; 9 failed", "running late", OK]);
 
         assert_eq!(tally.closing_line(), "3 passed, 0 failed, 1 skipped");
-    }
-
-    #[test]
-    fn a_program_that_dies_is_a_failure() {
-        let tally = tally(&["running 4 tests", "test a ... ok", "running 3 tests", OK]);
-
-        assert_eq!(tally.failed(), 1);
-        assert!(
-            tally.complaints()[0].contains("4 tests"),
-            "{:?}",
-            tally.complaints()
-        );
-    }
-
-    #[test]
-    fn the_last_program_may_not_die_either() {
-        let mut tally = tally(&["running 3 tests", OK, "running 1 test"]);
-
-        tally.end_of_program();
-
-        assert_eq!(tally.failed(), 1);
     }
 
     #[test]
