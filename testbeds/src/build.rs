@@ -1,5 +1,7 @@
 //! The programs under test, built by cargo from this workspace.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,25 +52,46 @@ pub struct HostPrograms {
     pub nicctl: PathBuf,
 }
 
-/// hostd and nicctl, with the optimisation that this program itself was built with.
+/// hostd and nicctl, with the optimisation that this program itself was built with, and hostd with
+/// its failpoints. They are kept apart from cargo's own output, so that a build beside a test run
+/// does not change the programs under it.
 ///
 /// # Errors
 /// When they do not build.
-pub async fn host_programs() -> Result<HostPrograms> {
+pub async fn host_programs(cache: &Cache) -> Result<HostPrograms> {
     let target = target_directory();
     let (profile, directory) = if cfg!(debug_assertions) {
-        ("dev", target.join("debug"))
+        ("dev", "debug")
     } else {
-        ("release", target.join("release"))
+        ("release", "release")
     };
-    let mut cargo = cargo(&["build", "-p", "hostd", "-p", "nicctl", "--profile", profile]);
-    command::succeed(cargo.env("CARGO_TARGET_DIR", &target), BUILD_DEADLINE)
+    let packages = [
+        "-p",
+        "hostd",
+        "-p",
+        "nicctl",
+        "--features",
+        "hostd/failpoints",
+    ];
+    let mut cargo = cargo(&["build", "--profile", profile]);
+    cargo.args(packages).env("CARGO_TARGET_DIR", &target);
+    let lock = cache.lock().await?;
+    command::succeed(&mut cargo, BUILD_DEADLINE)
         .await
         .context("building hostd and nicctl")?;
-    Ok(HostPrograms {
-        hostd: directory.join("hostd"),
-        nicctl: directory.join("nicctl"),
-    })
+    let keep = |name: &str| {
+        let program = target.join(directory).join(name);
+        let content = fs::read(&program)?;
+        let kept = cache.keep(&format!("{directory}/{name}"), &content)?;
+        fs::set_permissions(&kept, Permissions::from_mode(0o755))?;
+        anyhow::Ok(kept)
+    };
+    let programs = HostPrograms {
+        hostd: keep("hostd")?,
+        nicctl: keep("nicctl")?,
+    };
+    drop(lock);
+    Ok(programs)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

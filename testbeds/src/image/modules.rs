@@ -15,13 +15,12 @@ use crate::command;
 
 /// What a guest loads: the virtio transport and its devices, and what stands between a container
 /// and its network in the traditional way (veth and a bridge), as the peer in measurements.
-const WANTED: [&str; 7] = [
+const WANTED: [&str; 6] = [
     "virtio_pci",
     "virtio_console",
     "virtio_net",
     "veth",
     "bridge",
-    "dummy",
     "af_packet",
 ];
 
@@ -196,7 +195,7 @@ mod tests {
                 ("virtio_net", "virtio,net-failover"),
                 ("net-failover", ""),
             ],
-            "kernel/veth.ko\nkernel/bridge.ko\nkernel/af_packet.ko\nkernel/dummy.ko\n\
+            "kernel/veth.ko\nkernel/bridge.ko\nkernel/af_packet.ko\n\
              kernel/virtio_console.ko\n",
         );
 

@@ -1,0 +1,132 @@
+//! What an operator would look at when something went wrong, all in one text: a failed scenario
+//! prints it, so that nobody has to reproduce the failure to begin understanding it.
+
+use std::fmt::Write;
+
+use host_api::{Nic, Vm as ApiVm};
+use tokio::process::Command;
+
+use crate::bed::{Bed, Vm};
+use crate::command;
+use crate::inspection::info_network;
+
+/// Lines of each log.
+const LOG_LINES: u32 = 50;
+/// Longest time for one command; a report must come to an end on a broken machine too.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Everything worth knowing about a bed. What cannot be had says why instead.
+pub async fn report(bed: &Bed) -> String {
+    let mut report = Report::default();
+    let client = bed.client();
+    report.section("NICs", client.nics().await.map(|list| nics(&list.nics)));
+    report.section("VMs", client.vms().await.map(|list| vms(&list.vms)));
+    for line in ["ip -d link", "tc -s qdisc", "bridge link"] {
+        report.section(&format!("host: {line}"), bed.site().netns.run(line).await);
+    }
+    for vm in bed.running_vms().await {
+        of_vm(&mut report, bed, &vm).await;
+    }
+    let lines = LOG_LINES as usize;
+    report.text("hostd's log", &bed.hostd().log_tail(lines));
+    report.text("the hypervisor's log", &bed.world().log_tail(lines).await);
+    report.section("processes", processes().await);
+    report.text
+}
+
+async fn of_vm(report: &mut Report, bed: &Bed, vm: &Vm) {
+    let id = &vm.id;
+    let network = info_network(bed.world(), id).await;
+    report.section(&format!("{id}: QEMU's info network"), network);
+    // One script, because a guest that does not answer costs a deadline each time.
+    let links = "echo 'own namespace:'; ip -d address; \
+         for name in $(ls /run/netns); do echo \"namespace $name:\"; ip -n $name -d address; done; \
+         for net in /proc/[0-9]*/ns/net; do readlink $net; done | sort | uniq -c; \
+         dmesg | tail -n 20";
+    let output = vm.guest.run_for(links, DEADLINE).await;
+    report.section(
+        &format!("{id}: the guest's links"),
+        output.map(|output| output.stdout),
+    );
+    let log = vm.guest.agent().log(LOG_LINES).await;
+    report.section(&format!("{id}: the agent's log"), log);
+}
+
+async fn processes() -> anyhow::Result<String> {
+    let mut ps = Command::new("ps");
+    ps.args(["-eo", "pid,ppid,stat,etime,args", "--sort", "pid"]);
+    let all = command::succeed(&mut ps, DEADLINE).await?;
+    let ours = |line: &&str| {
+        ["qemu", "hostd", "libvirtd", "dnsmasq"]
+            .iter()
+            .any(|p| line.contains(p))
+    };
+    let cut = |line: &str| line.chars().take(160).collect::<String>();
+    Ok(all
+        .lines()
+        .filter(ours)
+        .map(cut)
+        .collect::<Vec<_>>()
+        .join("\n"))
+}
+
+#[derive(Debug, Default)]
+struct Report {
+    text: String,
+}
+
+impl Report {
+    fn text(&mut self, title: &str, content: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "──── {title}\n{}", content.trim_end());
+    }
+
+    fn section<E: Into<anyhow::Error>>(&mut self, title: &str, content: Result<String, E>) {
+        match content {
+            Ok(content) => self.text(title, &content),
+            Err(error) => self.text(title, &format!("cannot be had: {:#}", error.into())),
+        }
+    }
+}
+
+fn nics(nics: &[Nic]) -> String {
+    let line = |nic: &Nic| {
+        let place = nic.placement.as_ref();
+        let place = place.map(|place| format!("{} {}", place.vm, place.target));
+        let steps: Vec<String> = nic
+            .timings
+            .iter()
+            .map(|timing| format!("{} {:.1}", timing.step, timing.duration_ms))
+            .collect();
+        format!(
+            "{} {} {} {:?} at {} step {:?} blocked {:?} degraded {:?} error {:?}\n    steps/ms: {}",
+            nic.id,
+            nic.state,
+            nic.mac,
+            nic.addresses,
+            place.unwrap_or_else(|| "nowhere".to_owned()),
+            nic.step.as_ref().map(ToString::to_string),
+            nic.blocked.as_ref().map(|blocked| &blocked.reason),
+            nic.degraded.as_ref().map(|degraded| &degraded.reason),
+            nic.last_error.as_ref().map(|problem| &problem.message),
+            steps.join(", ")
+        )
+    };
+    nics.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn vms(vms: &[ApiVm]) -> String {
+    let line = |vm: &ApiVm| {
+        format!(
+            "{} power {:?} agent {} slots {}/{} free ({} reserved) nics {:?}",
+            vm.id,
+            vm.power,
+            vm.agent.state,
+            vm.slots.free,
+            vm.slots.total,
+            vm.slots.reserved,
+            vm.nics
+        )
+    };
+    vms.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,150 @@
+//! What every world stands on: the programs and the guest image, and a piece of host with the
+//! network `blue`.
+//!
+//! ```text
+//!   Foundation   once per test run    image, accelerator, hostd, nicctl
+//!   Site         once per world       namespace ─ br-blue 10.77.0.1/24 fd77::1/64 ─ taps of NICs
+//! ```
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::process::Child;
+use tokio::sync::OnceCell;
+
+use crate::accelerator::Accelerator;
+use crate::build::{self, HostPrograms};
+use crate::cache::Cache;
+use crate::image::{self, GuestImage};
+use crate::netns::{self, HostNetns};
+
+/// Name of the bridge.
+pub const BRIDGE: &str = "br-blue";
+/// Name of the network for hostd.
+pub const NETWORK: &str = "blue";
+/// The network's IPv4 subnet.
+pub const SUBNET_V4: &str = "10.77.0.0/24";
+/// The network's IPv6 subnet.
+pub const SUBNET_V6: &str = "fd77::/64";
+/// The host's own address on the bridge.
+pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The host's own address on the bridge.
+pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+/// What the DHCP server leases, first and last.
+pub const LEASED_V4: (Ipv4Addr, Ipv4Addr) =
+    (Ipv4Addr::new(10, 77, 0, 128), Ipv4Addr::new(10, 77, 0, 199));
+
+/// What is made once and used by every world.
+#[derive(Debug)]
+pub struct Foundation {
+    /// Where it is kept.
+    pub cache: Cache,
+    /// What guests boot.
+    pub image: GuestImage,
+    /// What runs their code.
+    pub accelerator: Accelerator,
+    programs: OnceCell<HostPrograms>,
+}
+
+impl Foundation {
+    /// Builds what is not built yet, and sweeps away what killed test runs left on the machine.
+    ///
+    /// # Errors
+    /// When something cannot be built.
+    pub async fn lay() -> Result<Arc<Self>> {
+        netns::sweep();
+        let cache = Cache::open()?;
+        let image = image::guest_image(&cache).await?;
+        let accelerator = Accelerator::of_this_machine(&cache, &image).await?;
+        Ok(Arc::new(Self {
+            cache,
+            image,
+            accelerator,
+            programs: OnceCell::new(),
+        }))
+    }
+
+    /// The programs under test, built when first asked for.
+    ///
+    /// # Errors
+    /// When they do not build.
+    pub async fn programs(&self) -> Result<&HostPrograms> {
+        let build = || build::host_programs(&self.cache);
+        self.programs.get_or_try_init(build).await
+    }
+}
+
+/// A piece of host of one world.
+#[derive(Debug)]
+pub struct Site {
+    /// What it stands on.
+    pub foundation: Arc<Foundation>,
+    /// Its network namespace and directory.
+    pub netns: HostNetns,
+}
+
+impl Site {
+    /// Makes the namespace and in it the bridge with the host's addresses.
+    ///
+    /// # Errors
+    /// When the caller may not.
+    pub async fn make(foundation: Arc<Foundation>) -> Result<Self> {
+        let netns = HostNetns::make().await?;
+        netns.ip(&format!("link add {BRIDGE} type bridge")).await?;
+        for address in [format!("{HOST_V4}/24"), format!("{HOST_V6}/64")] {
+            netns
+                .ip(&format!("address add {address} dev {BRIDGE} nodad"))
+                .await?;
+        }
+        netns.ip(&format!("link set {BRIDGE} up")).await?;
+        Ok(Self { foundation, netns })
+    }
+
+    /// Where the world's files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.netns.directory()
+    }
+
+    /// Starts a DHCP server on the bridge; it ends when the returned handle is dropped.
+    ///
+    /// # Errors
+    /// When dnsmasq cannot be started.
+    pub fn start_dhcp_server(&self) -> Result<Child> {
+        let (first, last) = LEASED_V4;
+        // 2 minutes is the shortest lease dnsmasq gives: renewals fall due after one.
+        let range = format!("--dhcp-range={first},{last},255.255.255.0,2m");
+        let log = std::fs::File::create(self.directory().join("dnsmasq.log"))?;
+        self.netns
+            .command("dnsmasq")
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--user=root",
+                "--port=0",
+            ])
+            .args([
+                "--interface",
+                BRIDGE,
+                "--bind-interfaces",
+                "--dhcp-authoritative",
+            ])
+            .args([
+                "--no-ping",
+                "--leasefile-ro",
+                "--pid-file=",
+                "--log-facility=-",
+                "--log-dhcp",
+            ])
+            .arg(range)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting dnsmasq")
+    }
+}

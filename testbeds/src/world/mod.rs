@@ -1,0 +1,164 @@
+//! What a scenario runs against.
+//!
+//! ```text
+//!   WorldKind ─ make ─► World ─ boot ─► VM runs ─ kill ─► VM is off ─ boot ─► …
+//!                         │
+//!                         └─ hypervisors(): what hostd's configuration says about VMs
+//! ```
+//!
+//! A world has a network namespace of its own, in which everything runs: hypervisor, hostd,
+//! bridge, DHCP server. It offers what every hypervisor can do and what a scenario needs to see or
+//! to break from outside of hostd.
+
+mod domain;
+mod libvirt;
+mod qemu;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use async_trait::async_trait;
+use nic_model::{NicId, VmId};
+use serde_json::Value;
+
+use crate::image::host_program;
+use crate::site::{Foundation, Site};
+use crate::vm::{VmFiles, VmOptions};
+
+pub use libvirt::LibvirtWorld;
+pub use qemu::QemuWorld;
+
+/// Names of the VMs of a world: the `qemu` world's configuration names them all beforehand.
+pub const VMS: [&str; 4] = ["vm1", "vm2", "vm3", "vm4"];
+
+/// A hypervisor with its piece of host.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// Which.
+    fn kind(&self) -> WorldKind;
+
+    /// Its piece of host.
+    fn site(&self) -> &Site;
+
+    /// The part of hostd's configuration that tells it about the VMs.
+    fn hypervisors(&self) -> String;
+
+    /// Starts a VM that is off. Its guest still has to boot.
+    async fn boot(&self, options: &VmOptions) -> Result<VmFiles>;
+
+    /// Kills a VM's QEMU with -9 and waits until it is gone.
+    async fn kill(&self, vm: &VmId) -> Result<()>;
+
+    /// Runs a QMP command, past hostd.
+    async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value>;
+
+    /// Asks the guest to let go of a NIC's device, past hostd, as an operator with the
+    /// hypervisor's own tool would.
+    async fn unplug_behind_hostd(&self, vm: &VmId, nic: &NicId) -> Result<()>;
+
+    /// Kills the hypervisor's daemon with -9 and starts it again; VMs live on.
+    async fn restart_daemon(&self) -> Result<DaemonRestart>;
+
+    /// What the hypervisor knows of a VM's network devices beyond QEMU itself: libvirt's XML.
+    async fn definition(&self, vm: &VmId) -> Result<BTreeSet<String>>;
+
+    /// The end of the hypervisor's own log.
+    async fn log_tail(&self, lines: usize) -> String;
+}
+
+/// Whether there was a daemon to restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DaemonRestart {
+    /// It has been killed and answers again.
+    Restarted,
+    /// This hypervisor has none.
+    NoDaemon,
+}
+
+/// The kinds of world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WorldKind {
+    /// QEMU without anything, over QMP.
+    Qemu,
+    /// A libvirtd of its own.
+    Libvirt,
+}
+
+impl fmt::Display for WorldKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl WorldKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Qemu, Self::Libvirt];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Libvirt => "libvirt",
+        }
+    }
+
+    /// Whether this machine can have such a world.
+    ///
+    /// # Errors
+    /// What is missing, for people.
+    pub fn runs_here(self) -> Result<()> {
+        anyhow::ensure!(
+            rustix::process::geteuid().is_root(),
+            "needs root, for network namespaces, taps and bridges"
+        );
+        let programs: &[&str] = match self {
+            Self::Qemu => &["ip", "tc", "dnsmasq", "dpkg-deb", "qemu-system-x86_64"],
+            Self::Libvirt => &[
+                "ip",
+                "tc",
+                "dnsmasq",
+                "dpkg-deb",
+                "qemu-system-x86_64",
+                "libvirtd",
+                "virsh",
+            ],
+        };
+        for program in programs {
+            host_program(program)?;
+        }
+        anyhow::ensure!(
+            Path::new("/dev/net/tun").exists(),
+            "this host has no /dev/net/tun"
+        );
+        Ok(())
+    }
+
+    /// Makes a world of this kind, without any VM yet.
+    ///
+    /// # Errors
+    /// When its daemons do not start.
+    pub async fn make(self, foundation: Arc<Foundation>) -> Result<Box<dyn World>> {
+        let site = Site::make(foundation).await?;
+        Ok(match self {
+            Self::Qemu => Box::new(QemuWorld::over(site)),
+            Self::Libvirt => Box::new(LibvirtWorld::start(site).await?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_has_the_name_that_is_asked_for_on_the_command_line() {
+        assert_eq!(
+            WorldKind::ALL.map(|kind| kind.to_string()),
+            ["qemu", "libvirt"]
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! QEMU over QMP: each VM a process of ours, with one monitor for hostd and one for sabotage.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use nic_model::{NicId, VmId};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::{DaemonRestart, VMS, World, WorldKind};
+use crate::qemu::{Qemu, QemuStart};
+use crate::qmp::Qmp;
+use crate::site::Site;
+use crate::vm::{VmFiles, VmOptions};
+
+/// The `qemu` world.
+#[derive(Debug)]
+pub struct QemuWorld {
+    // Before the site: processes end before their namespace does.
+    running: Mutex<BTreeMap<VmId, Qemu>>,
+    site: Site,
+}
+
+impl QemuWorld {
+    /// On a piece of host.
+    #[must_use]
+    pub fn over(site: Site) -> Self {
+        let running = Mutex::default();
+        Self { running, site }
+    }
+
+    fn files(&self, vm: &VmId) -> VmFiles {
+        VmFiles::of(self.site.directory(), vm)
+    }
+}
+
+#[async_trait]
+impl World for QemuWorld {
+    fn kind(&self) -> WorldKind {
+        WorldKind::Qemu
+    }
+
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn hypervisors(&self) -> String {
+        let directory = self.site.directory();
+        let vm = |id: &str| {
+            let (qmp, channel) = (
+                directory.join(format!("{id}.qmp")),
+                directory.join(format!("{id}.agent")),
+            );
+            format!(
+                "[[vm]]\nid = {id:?}\nqmp = {qmp:?}\nchannel = {channel:?}\nclass = \"standard\"\n"
+            )
+        };
+        VMS.into_iter().map(vm).collect()
+    }
+
+    async fn boot(&self, options: &VmOptions) -> Result<VmFiles> {
+        let mut running = self.running.lock().await;
+        let vm = &options.id;
+        anyhow::ensure!(!running.contains_key(vm), "{vm} runs already");
+        let files = self.files(vm);
+        let foundation = &self.site.foundation;
+        let qemu = Qemu::start(QemuStart {
+            image: &foundation.image,
+            accelerator: foundation.accelerator,
+            options,
+            files: &files,
+            netns: Some(&self.site.netns),
+        })?;
+        running.insert(vm.clone(), qemu);
+        Ok(files)
+    }
+
+    async fn kill(&self, vm: &VmId) -> Result<()> {
+        let qemu = self.running.lock().await.remove(vm);
+        qemu.with_context(|| format!("{vm} does not run"))?
+            .kill()
+            .await
+    }
+
+    async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value> {
+        let mut qmp = Qmp::connect(&self.files(vm).sabotage).await?;
+        qmp.execute(command, arguments).await
+    }
+
+    async fn unplug_behind_hostd(&self, vm: &VmId, nic: &NicId) -> Result<()> {
+        let arguments = json!({ "id": nic.device_id() });
+        self.monitor(vm, "device_del", arguments).await.map(drop)
+    }
+
+    async fn restart_daemon(&self) -> Result<DaemonRestart> {
+        Ok(DaemonRestart::NoDaemon)
+    }
+
+    async fn definition(&self, _vm: &VmId) -> Result<BTreeSet<String>> {
+        Ok(BTreeSet::new())
+    }
+
+    async fn log_tail(&self, lines: usize) -> String {
+        let mut logs = String::new();
+        for vm in self.running.lock().await.keys() {
+            let log = std::fs::read_to_string(self.files(vm).log).unwrap_or_default();
+            let all: Vec<&str> = log.lines().collect();
+            let tail = all[all.len().saturating_sub(lines)..].join("\n");
+            logs = format!("{logs}{vm}: {tail}\n");
+        }
+        logs
+    }
+}
