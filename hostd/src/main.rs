@@ -1,3 +1,70 @@
-//! The daemon on the host: admits, journals, hot-plugs, reconciles.
+//! `hostd`: hot-plugs NICs into the VMs of this host under limits, and remembers what it promised.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use hostd::config::Config;
+use hostd::daemon::Daemon;
+use tracing_subscriber::EnvFilter;
+
+/// Hot-plugs NICs into the VMs of this host, and into containers inside them.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/nicferry/hostd.toml")]
+    config: PathBuf,
+    /// Only check the configuration file.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard error, as the service manager wants it; `RUST_LOG` chooses what.
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = Config::load(&arguments.config)?;
+    if arguments.check {
+        tracing::info!(file = %arguments.config.display(), "the configuration is in order");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(serve(&config))
+}
+
+/// Serves until a signal comes. There is nothing to save: every promise is in the journal.
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let daemon = Daemon::start(config).await?;
+    tokio::select! {
+        served = hostd::http::serve(config, daemon.service.clone()) => {
+            served.context("failed to serve the API")?;
+        }
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    daemon.stop();
+    Ok(())
+}

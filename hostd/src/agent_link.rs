@@ -1,0 +1,427 @@
+//! One VM's line to the agent in its guest: a task that owns channel and session.
+//!
+//! ```text
+//!   worker ── want / forget (bounded) ──► AgentLink ◄── bytes ──► channel (unix socket) ◄──► guest
+//!      ▲                                     │
+//!      └──────── AgentView (watch) ◄─────────┘
+//! ```
+//!
+//! The pipe is dumb and the guest is hostile. So the session decides what is believed, the view
+//! holds only what hostd declared, a line that misbehaves is shut and tried again later, and a
+//! guest that reads nothing blocks nobody but this task. Whose agent it is follows from the
+//! channel alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agent_protocol::{
+    CloseReason, HostSession, NicReport, Phase, ReceiveLimits, SessionEvent, SessionNonce,
+    VersionRange, WantedNic,
+};
+use nic_model::{NicId, VmId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::unix_ms;
+
+/// Versions of the agent protocol that hostd speaks.
+const VERSIONS: VersionRange = VersionRange {
+    oldest: 1,
+    newest: 1,
+};
+/// Declarations under way from a worker; it has at most one for each NIC of its VM at a time.
+const QUEUE: usize = 64;
+/// Bytes read at once: a few frames.
+const READ_BYTES: usize = 16 * 1024;
+/// How long connecting to the channel may take: QEMU accepts at once or never (it serves one).
+const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+/// How soon a broken channel is tried again, first and at most.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a guest that misbehaved is left alone.
+const PENALTY: Duration = Duration::from_secs(5);
+
+/// What the worker knows of the agent.
+#[derive(Debug, Clone, Default)]
+pub struct AgentView {
+    /// How the session stands.
+    pub state: AgentState,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// The newest report of each declared NIC, within this session.
+    pub reports: BTreeMap<NicId, SeenReport>,
+}
+
+/// How the session with an agent stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AgentState {
+    /// The VM has no channel, or is off.
+    #[default]
+    Absent,
+    /// The channel is there; nobody has answered yet.
+    Connecting,
+    /// There is a session.
+    Ready {
+        /// The agent's version, chosen by the guest.
+        agent: String,
+        /// The guest kernel's boot id, chosen by the guest.
+        boot_id: String,
+    },
+    /// The agent speaks other versions.
+    Incompatible {
+        /// What it speaks.
+        versions: VersionRange,
+    },
+    /// It broke the protocol and is left alone for a while.
+    Misbehaving {
+        /// How.
+        what: String,
+    },
+}
+
+/// A report with hostd's own times.
+#[derive(Debug, Clone)]
+pub struct SeenReport {
+    /// The report.
+    pub report: NicReport,
+    /// When the first report of this generation came in that says the link is there.
+    pub link_seen_at: Option<Instant>,
+    /// When this report came in.
+    pub received_at: Instant,
+}
+
+/// What a worker tells the link.
+enum Command {
+    Channel(Option<PathBuf>),
+    Want(Box<WantedNic>),
+    Forget(NicId),
+}
+
+/// The worker's end.
+#[derive(Clone)]
+pub struct AgentHandle {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<AgentView>,
+}
+
+impl AgentHandle {
+    /// Starts the task; it ends when every handle is dropped.
+    #[must_use]
+    pub fn spawn(vm: VmId) -> Self {
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        let (view_out, view) = watch::channel(AgentView::default());
+        let link = AgentLink {
+            vm,
+            commands: receiver,
+            session: HostSession::new(VERSIONS, ReceiveLimits::default()),
+            view: view_out,
+            origin: Instant::now(),
+            path: None,
+        };
+        tokio::spawn(link.run());
+        Self { commands, view }
+    }
+
+    /// Where the channel is; `None` while the VM has none.
+    pub async fn set_channel(&self, path: Option<PathBuf>) {
+        self.send(Command::Channel(path)).await;
+    }
+
+    /// Declares a NIC, now or as soon as there is a session.
+    pub async fn want(&self, nic: WantedNic) {
+        self.send(Command::Want(Box::new(nic))).await;
+    }
+
+    /// Takes a NIC out of the declaration.
+    pub async fn forget(&self, nic: NicId) {
+        self.send(Command::Forget(nic)).await;
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn view(&self) -> AgentView {
+        self.view.borrow().clone()
+    }
+
+    /// Waits for a change.
+    pub async fn changed(&mut self) {
+        if self.view.changed().await.is_err() {
+            // The task ends only with its handles, so this one is being dropped.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The link's task takes commands while it connects, reads and writes, so this never waits
+    /// for a guest.
+    async fn send(&self, command: Command) {
+        let _ended = self.commands.send(command).await;
+    }
+}
+
+struct AgentLink {
+    vm: VmId,
+    commands: mpsc::Receiver<Command>,
+    session: HostSession,
+    view: watch::Sender<AgentView>,
+    origin: Instant,
+    path: Option<PathBuf>,
+}
+
+/// Why a connection to a channel is over.
+enum Hangup {
+    /// The worker's handles are gone.
+    Ended,
+    /// The channel changed: use the new one at once.
+    ChannelChanged,
+    /// The other end closed it, or it broke.
+    Broken(io::Error),
+    /// The session was closed for a reason.
+    Session(CloseReason),
+}
+
+impl AgentLink {
+    async fn run(mut self) {
+        let mut pause = RECONNECT.0;
+        loop {
+            let Some(path) = self.path.clone() else {
+                self.set_state(AgentState::Absent);
+                match self.next_command_or(Duration::MAX).await {
+                    Some(Hangup::Ended) => return,
+                    _ => continue,
+                }
+            };
+            let hangup = match connect(&path).await {
+                Ok(stream) => {
+                    pause = RECONNECT.0;
+                    self.serve(stream).await
+                }
+                Err(error) => Hangup::Broken(error),
+            };
+            let wait = match hangup {
+                Hangup::Ended => return,
+                Hangup::ChannelChanged => Duration::ZERO,
+                Hangup::Session(reason) => self.session_over(reason),
+                Hangup::Broken(error) => {
+                    tracing::debug!(vm = %self.vm, %error, "agent channel is not usable");
+                    self.set_state(AgentState::Connecting);
+                    pause = (pause * 2).min(RECONNECT.1);
+                    pause
+                }
+            };
+            if let Some(Hangup::Ended) = self.next_command_or(wait).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for `pause` while taking commands; returns early when the channel changes.
+    async fn next_command_or(&mut self, pause: Duration) -> Option<Hangup> {
+        let Some(until) = tokio::time::Instant::now().checked_add(pause) else {
+            return Some(self.commands_until_channel_changes().await);
+        };
+        tokio::time::timeout_at(until, self.commands_until_channel_changes())
+            .await
+            .ok()
+    }
+
+    async fn commands_until_channel_changes(&mut self) -> Hangup {
+        loop {
+            let Some(command) = self.commands.recv().await else {
+                return Hangup::Ended;
+            };
+            if let Some(hangup) = self.obey(command) {
+                return hangup;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Option<Hangup> {
+        match command {
+            Command::Channel(path) if path == self.path => None,
+            Command::Channel(path) => {
+                self.path = path;
+                Some(Hangup::ChannelChanged)
+            }
+            Command::Want(nic) => {
+                let id = nic.nic.clone();
+                let generation = nic.generation;
+                if let Err(error) = self.session.want(*nic) {
+                    tracing::error!(vm = %self.vm, nic = %id, %error, "NIC cannot be declared");
+                }
+                self.view
+                    .send_if_modified(|view| drop_older(view, &id, generation));
+                None
+            }
+            Command::Forget(nic) => {
+                self.session.forget(&nic);
+                self.view
+                    .send_if_modified(|view| view.reports.remove(&nic).is_some());
+                None
+            }
+        }
+    }
+
+    /// Talks over one connection until it is over.
+    async fn serve(&mut self, stream: UnixStream) -> Hangup {
+        self.set_state(AgentState::Connecting);
+        let (mut reader, mut writer) = stream.into_split();
+        self.session.start(SessionNonce(rand::random()), self.now());
+        let mut buffer = vec![0; READ_BYTES];
+        let mut outgoing: Option<Outgoing> = None;
+        loop {
+            if outgoing.is_none() {
+                outgoing = self.session.poll_transmit().map(Outgoing::new);
+            }
+            let deadline = self.deadline();
+            tokio::select! {
+                read = reader.read(&mut buffer) => match read {
+                    Ok(0) => return Hangup::Broken(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(len) => self.session.handle_bytes(&buffer[..len], self.now()),
+                    Err(error) => return Hangup::Broken(error),
+                },
+                written = write_some(&mut writer, &mut outgoing), if outgoing.is_some() => {
+                    if let Err(error) = written {
+                        return Hangup::Broken(error);
+                    }
+                }
+                command = self.commands.recv() => match command.map(|command| self.obey(command)) {
+                    None => return Hangup::Ended,
+                    Some(Some(hangup)) => return hangup,
+                    Some(None) => {}
+                },
+                () = tokio::time::sleep_until(deadline) => {
+                    self.session.handle_timeout(self.now());
+                }
+            }
+            if let Some(reason) = self.publish_events() {
+                return Hangup::Session(reason);
+            }
+        }
+    }
+
+    fn publish_events(&mut self) -> Option<CloseReason> {
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                SessionEvent::Opened { agent, boot_id, .. } => {
+                    tracing::info!(vm = %self.vm, ?agent, "agent is ready");
+                    self.set_state(AgentState::Ready { agent, boot_id });
+                }
+                SessionEvent::Report(report) => self.note(report),
+                SessionEvent::Closed(reason) => return Some(reason),
+            }
+        }
+        None
+    }
+
+    fn note(&self, report: NicReport) {
+        let now = Instant::now();
+        let arrived = !matches!(report.phase, Phase::Awaited | Phase::Absent);
+        self.view.send_modify(|view| {
+            let earlier = view
+                .reports
+                .get(&report.nic)
+                .filter(|seen| seen.report.generation == report.generation)
+                .and_then(|seen| seen.link_seen_at);
+            let link_seen_at = earlier.or(arrived.then_some(now));
+            let nic = report.nic.clone();
+            view.reports.insert(
+                nic,
+                SeenReport {
+                    report,
+                    link_seen_at,
+                    received_at: now,
+                },
+            );
+        });
+    }
+
+    fn session_over(&mut self, reason: CloseReason) -> Duration {
+        let (state, wait) = match reason {
+            CloseReason::Lost { .. } => (AgentState::Connecting, Duration::ZERO),
+            CloseReason::Incompatible {
+                theirs: versions, ..
+            } => (AgentState::Incompatible { versions }, PENALTY),
+            misconduct @ (CloseReason::BrokenFraming
+            | CloseReason::MalformedMessage { .. }
+            | CloseReason::Flooded { .. }) => (
+                AgentState::Misbehaving {
+                    what: format!("{misconduct:?}"),
+                },
+                PENALTY,
+            ),
+        };
+        tracing::warn!(vm = %self.vm, ?state, "session with the agent is over");
+        self.set_state(state);
+        wait
+    }
+
+    fn set_state(&self, state: AgentState) {
+        self.view.send_if_modified(|view| {
+            if view.state == state {
+                return false;
+            }
+            view.state = state;
+            view.since_ms = unix_ms();
+            view.reports.clear();
+            true
+        });
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        let next = self
+            .session
+            .next_deadline()
+            .unwrap_or_else(|| self.now() + PENALTY);
+        tokio::time::Instant::from_std(self.origin + next)
+    }
+}
+
+/// A frame on its way out: writing goes on where it stopped, however often it is interrupted.
+struct Outgoing {
+    frame: Vec<u8>,
+    written: usize,
+}
+
+impl Outgoing {
+    fn new(frame: Vec<u8>) -> Self {
+        Self { frame, written: 0 }
+    }
+}
+
+async fn write_some(
+    writer: &mut OwnedWriteHalf,
+    outgoing: &mut Option<Outgoing>,
+) -> io::Result<()> {
+    let Some(current) = outgoing else {
+        return Ok(());
+    };
+    current.written += writer.write(&current.frame[current.written..]).await?;
+    if current.written == current.frame.len() {
+        *outgoing = None;
+    }
+    Ok(())
+}
+
+async fn connect(path: &std::path::Path) -> io::Result<UnixStream> {
+    tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(path))
+        .await
+        .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) -> bool {
+    let older = view
+        .reports
+        .get(nic)
+        .is_some_and(|seen| seen.report.generation < generation);
+    if older {
+        view.reports.remove(nic);
+    }
+    older
+}

@@ -1,0 +1,376 @@
+//! The board: what a person sees of NICs and VMs beside the records, and what has happened lately.
+//!
+//! Workers write, the HTTP layer reads. Nothing here decides anything, and nothing here survives a
+//! restart: it is all observed again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use agent_protocol::{BindStep, Phase};
+use nic_lifecycle::{Blocked, NicRecord, Step};
+use nic_model::{IpNet, NicId, VmId};
+use tokio::sync::{broadcast, watch};
+
+use crate::clock::unix_ms;
+
+/// Events kept for a client that comes back with the id of the last one it saw.
+const KEPT_EVENTS: usize = 4096;
+/// Events a slow client may lag behind before it is told that it has missed some.
+const LAG: usize = 1024;
+
+/// What is observed of one NIC.
+#[derive(Debug, Clone, Default)]
+pub struct LiveNic {
+    /// What is being done or waited for.
+    pub step: Option<Step>,
+    /// What stands in its way, if anything.
+    pub blocked: Option<BlockedSince>,
+    /// What is wrong with it although it is in use.
+    pub degraded: Option<String>,
+    /// Addresses the guest reports, leased ones included.
+    pub addresses: Vec<IpNet>,
+    /// Steps of the running or last operation.
+    pub timings: Vec<StepTiming>,
+    /// When that operation began.
+    pub began: Option<Instant>,
+    /// Counts changes, so that a waiter sees each.
+    pub version: u64,
+}
+
+/// Why nothing happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedSince {
+    /// What is waited for.
+    pub reason: Blocked,
+    /// More about it, where there is more.
+    pub detail: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// Milliseconds since the Unix epoch.
+    pub next_retry_ms: Option<u64>,
+}
+
+/// One step that is over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepTiming {
+    /// What.
+    pub step: TimedStep,
+    /// When it was over, since the operation began.
+    pub at: Duration,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// A step of hostd's or of the agent's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimedStep {
+    /// On the host, hostd's clock.
+    Host(Step),
+    /// In the guest, the agent's clock.
+    Guest(BindStep),
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub struct BoardEvent {
+    /// Counts from 1 since hostd's start.
+    pub id: u64,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Which NIC.
+    pub nic: Option<NicId>,
+    /// Which VM.
+    pub vm: Option<VmId>,
+    /// What.
+    pub what: Happening,
+}
+
+/// What a [`BoardEvent`] tells.
+#[derive(Debug, Clone)]
+pub enum Happening {
+    /// A record is new or in a new state.
+    NicChanged(Arc<NicRecord>),
+    /// A record is gone.
+    NicDeleted,
+    /// A step is over.
+    StepDone(StepTiming),
+    /// Nothing can be done until something changes.
+    NicBlocked(BlockedSince),
+    /// Something is wrong with a NIC in use.
+    NicDegraded(String),
+    /// A NIC in use is right again.
+    NicRecovered,
+    /// The agent of a VM came, went or misbehaved.
+    AgentChanged(String),
+    /// A VM appeared, started, stopped or disappeared.
+    VmChanged(String),
+}
+
+/// The board itself.
+#[derive(Debug)]
+pub struct Board {
+    nics: Mutex<BTreeMap<NicId, watch::Sender<LiveNic>>>,
+    history: Mutex<History>,
+    events: broadcast::Sender<BoardEvent>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    last_id: u64,
+    events: VecDeque<BoardEvent>,
+}
+
+/// Everything from an event id on.
+#[derive(Debug)]
+pub struct Subscription {
+    /// What is kept of the past, oldest first.
+    pub past: Vec<BoardEvent>,
+    /// What comes.
+    pub future: broadcast::Receiver<BoardEvent>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            nics: Mutex::default(),
+            history: Mutex::default(),
+            events: broadcast::channel(LAG).0,
+        }
+    }
+}
+
+impl Board {
+    /// What is observed of a NIC now.
+    #[must_use]
+    pub fn nic(&self, id: &NicId) -> LiveNic {
+        lock(&self.nics)
+            .get(id)
+            .map(|live| live.borrow().clone())
+            .unwrap_or_default()
+    }
+
+    /// Follows a NIC.
+    #[must_use]
+    pub fn follow(&self, id: &NicId) -> watch::Receiver<LiveNic> {
+        lock(&self.nics).entry(id.clone()).or_default().subscribe()
+    }
+
+    /// Changes what is observed of a NIC and wakes its followers.
+    pub fn update(&self, id: &NicId, change: impl FnOnce(&mut LiveNic)) {
+        lock(&self.nics)
+            .entry(id.clone())
+            .or_default()
+            .send_modify(|live| {
+                change(live);
+                live.version += 1;
+            });
+    }
+
+    /// Tells everybody that a record is new or changed.
+    pub fn nic_changed(&self, record: &NicRecord) {
+        let vm = record
+            .placement
+            .as_ref()
+            .map(|placement| placement.vm.clone());
+        self.publish(
+            Some(record.id.clone()),
+            vm,
+            Happening::NicChanged(Arc::new(record.clone())),
+        );
+        self.update(&record.id, |_| ());
+    }
+
+    /// Tells everybody that a record is gone.
+    pub fn nic_deleted(&self, id: &NicId) {
+        self.publish(Some(id.clone()), None, Happening::NicDeleted);
+        self.update(id, |_| ());
+        lock(&self.nics).remove(id);
+    }
+
+    /// A new operation of a NIC begins: its steps are counted from now.
+    pub fn begin(&self, id: &NicId, began: Instant) {
+        self.update(id, |live| {
+            live.timings.clear();
+            live.began = Some(began);
+            live.blocked = None;
+        });
+    }
+
+    /// A step of a NIC is over now.
+    pub fn step_done(&self, id: &NicId, vm: Option<&VmId>, step: TimedStep, duration: Duration) {
+        let mut timing = StepTiming {
+            step,
+            at: Duration::ZERO,
+            duration,
+        };
+        self.update(id, |live| {
+            timing.at = live.began.map(|began| began.elapsed()).unwrap_or_default();
+            live.timings.push(timing.clone());
+        });
+        self.publish(Some(id.clone()), vm.cloned(), Happening::StepDone(timing));
+    }
+
+    /// A NIC waits for something; told once, however often it is found waiting.
+    pub fn blocked(&self, id: &NicId, vm: &VmId, blocked: &BlockedSince) {
+        let same = self.nic(id).blocked.is_some_and(|now| {
+            now.reason == blocked.reason && now.next_retry_ms == blocked.next_retry_ms
+        });
+        if same {
+            return;
+        }
+        self.update(id, |live| match &mut live.blocked {
+            Some(now) if now.reason == blocked.reason => {
+                now.next_retry_ms = blocked.next_retry_ms;
+                now.detail.clone_from(&blocked.detail);
+            }
+            other => *other = Some(blocked.clone()),
+        });
+        self.publish(
+            Some(id.clone()),
+            Some(vm.clone()),
+            Happening::NicBlocked(blocked.clone()),
+        );
+    }
+
+    /// Nothing stands in a NIC's way; `step` is what it is at.
+    pub fn at_step(&self, id: &NicId, step: Option<Step>) {
+        let live = self.nic(id);
+        if live.blocked.is_some() || live.step != step {
+            self.update(id, |live| {
+                live.blocked = None;
+                live.step = step;
+            });
+        }
+    }
+
+    /// What the guest last reported of a NIC in use.
+    pub fn guest_reported(&self, id: &NicId, vm: &VmId, phase: &Phase) {
+        let (addresses, degraded) = match phase {
+            Phase::Bound { addresses, .. } => (addresses.clone(), None),
+            Phase::Returned => (
+                Vec::new(),
+                Some("its container died; the link waits in the guest".to_owned()),
+            ),
+            Phase::Failed { error } => (Vec::new(), Some(format!("binding failed: {error}"))),
+            Phase::Awaited | Phase::Binding | Phase::Released | Phase::Absent => return,
+        };
+        let before = self.nic(id);
+        if before.addresses == addresses && before.degraded == degraded {
+            return;
+        }
+        self.update(id, |live| {
+            live.addresses = addresses;
+            live.degraded.clone_from(&degraded);
+        });
+        match (before.degraded, degraded) {
+            (_, Some(reason)) => {
+                self.publish(
+                    Some(id.clone()),
+                    Some(vm.clone()),
+                    Happening::NicDegraded(reason),
+                );
+            }
+            (Some(_), None) => {
+                self.publish(Some(id.clone()), Some(vm.clone()), Happening::NicRecovered);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Tells everybody about a VM.
+    pub fn vm_event(&self, vm: &VmId, what: Happening) {
+        self.publish(None, Some(vm.clone()), what);
+    }
+
+    /// Every event after `last_seen` that is kept, and every one to come.
+    #[must_use]
+    pub fn subscribe(&self, last_seen: Option<u64>) -> Subscription {
+        let history = lock(&self.history);
+        let future = self.events.subscribe();
+        let newer = |event: &&BoardEvent| last_seen.is_some_and(|seen| event.id > seen);
+        Subscription {
+            past: history.events.iter().filter(newer).cloned().collect(),
+            future,
+        }
+    }
+
+    fn publish(&self, nic: Option<NicId>, vm: Option<VmId>, what: Happening) {
+        let mut history = lock(&self.history);
+        history.last_id += 1;
+        let event = BoardEvent {
+            id: history.last_id,
+            at_ms: unix_ms(),
+            nic,
+            vm,
+            what,
+        };
+        if history.events.len() == KEPT_EVENTS {
+            history.events.pop_front();
+        }
+        history.events.push_back(event.clone());
+        let _nobody_listens = self.events.send(event);
+    }
+}
+
+/// A panic while the lock was held has already been reported; the data is plain values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic() -> NicId {
+        "nic-abc0123xyz".parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_that_comes_back_gets_what_it_missed() {
+        let board = Board::default();
+        for number in 0..5 {
+            board.vm_event(
+                &"vm1".parse().unwrap(),
+                Happening::VmChanged(number.to_string()),
+            );
+        }
+
+        let missed = board.subscribe(Some(3)).past;
+
+        assert_eq!(
+            missed.iter().map(|event| event.id).collect::<Vec<_>>(),
+            [4, 5]
+        );
+        assert!(board.subscribe(None).past.is_empty());
+    }
+
+    #[test]
+    fn waiting_is_told_once_until_its_reason_changes() {
+        let board = Board::default();
+        let vm = "vm1".parse().unwrap();
+        let waiting = |reason| BlockedSince {
+            reason,
+            detail: None,
+            since_ms: 1,
+            next_retry_ms: None,
+        };
+        let mut events = board.subscribe(None).future;
+
+        board.blocked(&nic(), &vm, &waiting(Blocked::AgentUnreachable));
+        board.blocked(&nic(), &vm, &waiting(Blocked::AgentUnreachable));
+        board.blocked(&nic(), &vm, &waiting(Blocked::LinkNotSeen));
+
+        assert!(matches!(
+            events.try_recv().unwrap().what,
+            Happening::NicBlocked(_)
+        ));
+        assert!(matches!(
+            events.try_recv().unwrap().what,
+            Happening::NicBlocked(_)
+        ));
+        assert!(events.try_recv().is_err());
+    }
+}

@@ -1,0 +1,350 @@
+//! Wiring: opens the journal, connects the hypervisors, keeps one worker for each VM.
+//!
+//! ```text
+//!   Backend (QMP, libvirt) ── vms() ──► VmRegistry: VmId → worker task, agent line, bell
+//!        └── events ──► dispatcher ──► the bell of the VM concerned, or of all
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hypervisor::{EventKind, Hypervisor, HypervisorEvent};
+use hypervisor_qmp::{QmpHypervisor, QmpVm};
+use journal::SqliteJournal;
+use linux_network::Netns;
+use nic_lifecycle::NicState;
+use nic_model::{NetworkName, VmId};
+use port::{BridgePorts, PortProvider, TapLifetime, TapPorts};
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+use crate::agent_link::AgentHandle;
+use crate::board::{Board, Happening};
+use crate::config::{Config, PortKind};
+use crate::janitor;
+use crate::service::Service;
+use crate::store::{OpenStoreError, Store};
+use crate::worker::{Nudge, Tools, VmWorker, WorkerStart};
+
+/// How often the list of VMs is read although no event said that it changed.
+const LIST_AGAIN: Duration = Duration::from_secs(30);
+
+/// A hypervisor and what it implies for ports.
+#[derive(Clone)]
+pub struct Backend {
+    /// The hypervisor.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Who keeps the taps of its VMs alive.
+    pub tap_lifetime: TapLifetime,
+    /// Whose VMs are not its business even if it does not list them.
+    pub others: Others,
+}
+
+/// VMs that records name and a hypervisor does not list: their NICs have to be cleaned up by one
+/// worker, and by one only.
+#[derive(Debug, Clone)]
+pub enum Others {
+    /// Another hypervisor sees to them.
+    NotMine,
+    /// They are this one's, but for these.
+    MineExcept(BTreeSet<VmId>),
+}
+
+/// One VM under hostd's care.
+pub struct VmHandle {
+    /// Its line to the guest.
+    pub agent: AgentHandle,
+    /// Its worker's bell.
+    pub nudge: Arc<Nudge>,
+    worker: JoinHandle<()>,
+}
+
+/// The VMs under hostd's care.
+#[derive(Default)]
+pub struct VmRegistry {
+    vms: Mutex<BTreeMap<VmId, VmHandle>>,
+}
+
+/// Why hostd did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal cannot be opened.
+    #[error("failed to open the journal")]
+    Journal(#[from] journal::OpenError),
+    /// It cannot be read.
+    #[error("failed to take over what was journalled")]
+    Store(#[from] OpenStoreError),
+    /// A hypervisor cannot be used at all.
+    #[error("failed to set up the hypervisor at {address}")]
+    Hypervisor {
+        /// Where it was looked for.
+        address: String,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel's network cannot be talked to.
+    #[error("failed to reach the kernel's network")]
+    Network(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This build has no libvirt.
+    #[error(
+        "the configuration asks for libvirt, and this hostd was built without the feature libvirt"
+    )]
+    NoLibvirt,
+}
+
+/// A running hostd, but for its API.
+pub struct Daemon {
+    /// What it does for clients.
+    pub service: Arc<Service>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts everything but the API.
+    ///
+    /// # Errors
+    /// When the journal or a hypervisor cannot be used.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let board = Arc::new(Board::default());
+        let journal = Arc::new(SqliteJournal::open(&config.journal)?);
+        let store = Arc::new(Store::open(config.site.clone(), journal, board.clone())?);
+        let ports = Arc::new(port_providers(config).await?);
+        let tools = Tools {
+            store: store.clone(),
+            board: board.clone(),
+            ports: ports.clone(),
+            patience: config.patience,
+        };
+        let vms = Arc::new(VmRegistry::default());
+        let mut tasks = vec![tokio::spawn(janitor::run(tools.clone()))];
+        for backend in backends(config)? {
+            let keeper = Keeper {
+                backend,
+                vms: vms.clone(),
+                tools: tools.clone(),
+            };
+            tasks.push(tokio::spawn(keeper.run()));
+        }
+        Ok(Self {
+            service: Arc::new(Service { store, board, vms }),
+            tasks,
+        })
+    }
+
+    /// Ends every task. Nothing is lost: the next start continues from the journal and the world.
+    pub fn stop(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.service.vms.stop_all();
+    }
+}
+
+/// hostd's own namespace is where its taps are made.
+async fn port_providers(
+    config: &Config,
+) -> Result<BTreeMap<NetworkName, Arc<dyn PortProvider>>, StartError> {
+    let here = Netns::own().map_err(|cause| StartError::Network(Box::new(cause)))?;
+    let mut providers: BTreeMap<NetworkName, Arc<dyn PortProvider>> = BTreeMap::new();
+    for (name, kind) in &config.ports {
+        let provider: Result<Arc<dyn PortProvider>, _> = match kind {
+            PortKind::Bridge { bridge } => BridgePorts::connect(&here, bridge.clone())
+                .await
+                .map(|ports| Arc::new(ports) as _),
+            PortKind::Tap => TapPorts::connect(&here)
+                .await
+                .map(|ports| Arc::new(ports) as _),
+        };
+        let provider = provider.map_err(|cause| StartError::Network(Box::new(cause)))?;
+        providers.insert(name.clone(), provider);
+    }
+    Ok(providers)
+}
+
+fn backends(config: &Config) -> Result<Vec<Backend>, StartError> {
+    let mut backends = Vec::new();
+    if !config.qmp_vms.is_empty() {
+        let vms = config.qmp_vms.iter().map(|vm| QmpVm {
+            id: vm.id.clone(),
+            socket: vm.qmp.clone(),
+            channel: vm.channel.clone(),
+        });
+        backends.push(Backend {
+            hypervisor: Arc::new(QmpHypervisor::new(vms.collect())),
+            tap_lifetime: TapLifetime::Descriptors,
+            others: match config.libvirt_uri {
+                Some(_) => Others::NotMine,
+                None => Others::MineExcept(BTreeSet::new()),
+            },
+        });
+    }
+    if let Some(uri) = &config.libvirt_uri {
+        let qmp_vms = config.qmp_vms.iter().map(|vm| vm.id.clone()).collect();
+        backends.push(libvirt_backend(uri, Others::MineExcept(qmp_vms))?);
+    }
+    Ok(backends)
+}
+
+#[cfg(feature = "libvirt")]
+fn libvirt_backend(uri: &str, others: Others) -> Result<Backend, StartError> {
+    use hypervisor_libvirt::{LibvirtHypervisor, Options};
+    let hypervisor = LibvirtHypervisor::connect(uri, Options::default()).map_err(|cause| {
+        StartError::Hypervisor {
+            address: uri.to_owned(),
+            cause: Box::new(cause),
+        }
+    })?;
+    let hypervisor = Arc::new(hypervisor);
+    Ok(Backend {
+        hypervisor,
+        tap_lifetime: TapLifetime::Persistent,
+        others,
+    })
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn libvirt_backend(_uri: &str, _others: Others) -> Result<Backend, StartError> {
+    Err(StartError::NoLibvirt)
+}
+
+/// Keeps a worker for each VM of one hypervisor, and rings its bell.
+struct Keeper {
+    backend: Backend,
+    vms: Arc<VmRegistry>,
+    tools: Tools,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let mut events = self.backend.hypervisor.events();
+        let mut list_again = tokio::time::interval(LIST_AGAIN);
+        loop {
+            tokio::select! {
+                _ = list_again.tick() => self.list().await,
+                event = events.recv() => match event {
+                    Ok(event) => self.dispatch(&event).await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.list().await;
+                        self.vms.all_may_have_changed();
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+
+    async fn dispatch(&self, event: &HypervisorEvent) {
+        tracing::debug!(vm = ?event.vm, kind = ?event.kind, "hypervisor event");
+        if matches!(event.kind, EventKind::VmsChanged | EventKind::Connection) {
+            self.list().await;
+        }
+        match &event.vm {
+            Some(vm) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
+            None => self.vms.all_may_have_changed(),
+        }
+    }
+
+    /// Starts workers for VMs that are new. A VM that is not listed any more keeps its worker:
+    /// its NICs still have to be cleaned up, and it may come back.
+    async fn list(&self) {
+        match self.backend.hypervisor.vms().await {
+            Ok(found) => {
+                found.into_iter().for_each(|vm| self.start_worker(vm));
+                self.unlisted()
+                    .into_iter()
+                    .for_each(|vm| self.start_worker(vm));
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "VMs not listed");
+            }
+        }
+    }
+
+    fn unlisted(&self) -> Vec<VmId> {
+        let Others::MineExcept(others) = &self.backend.others else {
+            return Vec::new();
+        };
+        self.tools.store.read(|ledger| {
+            let places = ledger.nics().flat_map(nic_lifecycle::NicRecord::reserved);
+            places
+                .map(|place| place.vm.clone())
+                .filter(|vm| !others.contains(vm))
+                .collect()
+        })
+    }
+
+    fn start_worker(&self, vm: VmId) {
+        let mut vms = self.vms.lock();
+        if vms.contains_key(&vm) {
+            return;
+        }
+        let agent = AgentHandle::spawn(vm.clone());
+        let nudge = Arc::new(Nudge::default());
+        let registry = Arc::downgrade(&self.vms);
+        let worker = VmWorker::new(WorkerStart {
+            vm: vm.clone(),
+            hypervisor: self.backend.hypervisor.clone(),
+            tap_lifetime: self.backend.tap_lifetime,
+            tools: self.tools.clone(),
+            agent: agent.clone(),
+            nudge: nudge.clone(),
+            wake_others: Arc::new(move |other| {
+                if let Some(registry) = registry.upgrade() {
+                    registry.nudge(other);
+                }
+            }),
+        });
+        self.tools
+            .board
+            .vm_event(&vm, Happening::VmChanged("found".to_owned()));
+        vms.insert(
+            vm,
+            VmHandle {
+                agent,
+                nudge,
+                worker: tokio::spawn(worker.run()),
+            },
+        );
+    }
+}
+
+impl VmRegistry {
+    /// Does something with one VM's handle, if there is one.
+    pub fn with<T: Default>(&self, vm: &VmId, act: impl FnOnce(&VmHandle) -> T) -> T {
+        self.lock().get(vm).map(act).unwrap_or_default()
+    }
+
+    /// Every VM under hostd's care, by name.
+    #[must_use]
+    pub fn ids(&self) -> Vec<VmId> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn all_may_have_changed(&self) {
+        self.lock()
+            .values()
+            .for_each(|handle| handle.nudge.world_changed());
+    }
+
+    fn stop_all(&self) {
+        self.lock()
+            .values()
+            .for_each(|handle| handle.worker.abort());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VmId, VmHandle>> {
+        self.vms
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Records whose removal was under way when hostd died.
+pub(crate) fn half_deleted(store: &Store) -> Vec<nic_model::NicId> {
+    store.read(|ledger| {
+        let deleting = ledger
+            .nics()
+            .filter(|record| record.state == NicState::Deleting);
+        deleting.map(|record| record.id.clone()).collect()
+    })
+}

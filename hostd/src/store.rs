@@ -1,0 +1,446 @@
+//! The store: ledger and journal as one.
+//!
+//! ```text
+//!   admit:  decide and reserve in memory (one lock) ──► commit durably ──► tell
+//!              └── refused: nothing            └── failed: give the reservation back
+//!   settle: change a copy ──► commit durably ──► take it over in memory ──► tell
+//! ```
+//!
+//! What a change takes is taken in memory before it is durable, what it gives back is given back
+//! after: so neither a limit nor a MAC nor an address is ever held twice, on disk or in memory, and
+//! nobody is told of anything that a crash could undo. Changes of one NIC follow one another;
+//! changes of different NICs share the journal's group commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use journal::{Batch, Claim, CommitError, Journal, LoadError, Row, RowKind};
+use nic_lifecycle::{InvalidTransition, Ledger, NicRecord, Refusal, Site};
+use nic_model::{ClientToken, NicId, TenantId, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::board::Board;
+
+/// How long a client token is remembered: longer than any client retries.
+const TOKEN_LIFETIME_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Locks that keep the changes of one NIC in order; NICs share them by hash.
+const ORDER_LOCKS: usize = 64;
+
+/// Ledger and journal as one.
+pub struct Store {
+    books: Mutex<Books>,
+    journal: Arc<dyn Journal>,
+    order: Vec<tokio::sync::Mutex<()>>,
+    board: Arc<Board>,
+}
+
+struct Books {
+    ledger: Ledger,
+    /// NICs whose newest record is not durable yet: nobody may act on it.
+    pending: BTreeSet<NicId>,
+    tokens: BTreeMap<(TenantId, ClientToken), TokenUse>,
+}
+
+/// What a client token was used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUse {
+    /// Whose token.
+    pub tenant: TenantId,
+    /// The token.
+    pub token: ClientToken,
+    /// The request it came with, in a form that is equal for equal requests.
+    pub request: String,
+    /// The NIC that the request made or changed.
+    pub nic: NicId,
+    /// What that NIC was, where the request deleted it.
+    pub last: Option<Box<NicRecord>>,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// What came of a request to admit something.
+#[derive(Debug)]
+pub enum Admitted {
+    /// It was admitted now, and is durable.
+    Fresh(Box<NicRecord>),
+    /// The same request had been admitted before.
+    Repeated(Box<TokenUse>),
+}
+
+/// Why nothing was admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// For a reason.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The token was used for another request.
+    #[error("client token {token} was used for another request")]
+    TokenReused {
+        /// The token.
+        token: ClientToken,
+    },
+    /// It could not be made durable.
+    #[error("the request could not be journalled")]
+    Journal(#[source] CommitError),
+}
+
+/// Why a record was not taken to its next state.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// There is no such record.
+    #[error("there is no NIC {0}")]
+    NoSuchNic(NicId),
+    /// It is not in a state in which that happens.
+    #[error("NIC {nic} was not changed")]
+    Transition {
+        /// Which.
+        nic: NicId,
+        /// Why.
+        #[source]
+        cause: InvalidTransition,
+    },
+    /// It could not be made durable.
+    #[error("the change of {nic} could not be journalled")]
+    Journal {
+        /// Which.
+        nic: NicId,
+        /// Why.
+        #[source]
+        cause: CommitError,
+    },
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// The journal cannot be read.
+    #[error("failed to read the journal")]
+    Load(#[from] LoadError),
+    /// A row is not what this version writes.
+    #[error("failed to understand {kind} row {key} of the journal")]
+    Row {
+        /// What it is about.
+        kind: RowKind,
+        /// Its key.
+        key: String,
+        /// Why.
+        #[source]
+        cause: serde_json::Error,
+    },
+}
+
+impl Store {
+    /// Reads everything that was journalled.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or understood: better no start than a wrong one.
+    pub fn open(
+        site: Site,
+        journal: Arc<dyn Journal>,
+        board: Arc<Board>,
+    ) -> Result<Self, OpenStoreError> {
+        let mut books = Books {
+            ledger: Ledger::new(site),
+            pending: BTreeSet::new(),
+            tokens: BTreeMap::new(),
+        };
+        for row in journal.load()? {
+            match row.kind {
+                RowKind::Nic => {
+                    books.ledger.put(parse(&row)?);
+                }
+                RowKind::Token => {
+                    let used: TokenUse = parse(&row)?;
+                    books
+                        .tokens
+                        .insert((used.tenant.clone(), used.token.clone()), used);
+                }
+                RowKind::Meta => {}
+            }
+        }
+        let order = std::iter::repeat_with(Default::default)
+            .take(ORDER_LOCKS)
+            .collect();
+        Ok(Self {
+            books: Mutex::new(books),
+            journal,
+            order,
+            board,
+        })
+    }
+
+    /// Looks at the ledger. Keep it short: everybody waits.
+    pub fn read<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(&self.books().ledger)
+    }
+
+    /// Changes what the ledger knows of the world, which is not journalled.
+    pub fn observe<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        change(&mut self.books().ledger)
+    }
+
+    /// One record as it is now.
+    #[must_use]
+    pub fn nic(&self, id: &NicId) -> Option<NicRecord> {
+        self.read(|ledger| ledger.nic(id).cloned())
+    }
+
+    /// The NICs whose present place is in a VM and whose records are durable: those that its worker
+    /// may act on.
+    #[must_use]
+    pub fn durable_nics_at(&self, vm: &VmId) -> Vec<NicRecord> {
+        let books = self.books();
+        let here = |record: &&NicRecord| {
+            record
+                .placement
+                .as_ref()
+                .is_some_and(|placement| placement.vm == *vm)
+        };
+        let durable = |record: &&NicRecord| !books.pending.contains(&record.id);
+        books
+            .ledger
+            .nics_at(vm)
+            .filter(here)
+            .filter(durable)
+            .cloned()
+            .collect()
+    }
+
+    /// Admits a change of `nic`: `decide` sees the ledger and gives the new record or a reason.
+    /// With a token, the same request again is recognised and changes nothing.
+    ///
+    /// # Errors
+    /// When it is refused or cannot be journalled; nothing has changed then.
+    pub async fn admit(
+        &self,
+        nic: &NicId,
+        token: Option<TokenUse>,
+        decide: impl FnOnce(&Ledger) -> Result<NicRecord, Refusal>,
+    ) -> Result<Admitted, AdmitError> {
+        let order = self.order_of(nic).lock().await;
+        let reserved = self.reserve(token.clone(), decide)?;
+        let (record, before) = match reserved {
+            Reserved::Now { record, before } => (record, before),
+            Reserved::Before(first) => {
+                drop(order);
+                return Ok(Admitted::Repeated(self.wait_until_durable(first).await));
+            }
+        };
+        let batch = token
+            .iter()
+            .fold(Batch::default().put(nic_row(&record)), |batch, token| {
+                batch.put(token_row(token))
+            });
+        match self.commit(batch).await {
+            Ok(()) => {
+                self.books().pending.remove(nic);
+                self.board.nic_changed(&record);
+                Ok(Admitted::Fresh(record))
+            }
+            Err(cause) => {
+                self.give_back(nic, before.map(|before| *before), token);
+                Err(AdmitError::Journal(cause))
+            }
+        }
+    }
+
+    fn reserve(
+        &self,
+        token: Option<TokenUse>,
+        decide: impl FnOnce(&Ledger) -> Result<NicRecord, Refusal>,
+    ) -> Result<Reserved, AdmitError> {
+        let mut books = self.books();
+        if let Some(token) = &token {
+            let key = (token.tenant.clone(), token.token.clone());
+            match books.tokens.get(&key) {
+                Some(used) if used.request == token.request => {
+                    return Ok(Reserved::Before(Box::new(used.clone())));
+                }
+                Some(_) => {
+                    return Err(AdmitError::TokenReused {
+                        token: token.token.clone(),
+                    });
+                }
+                None => {}
+            }
+        }
+        let record = decide(&books.ledger)?;
+        if let Some(token) = token {
+            books
+                .tokens
+                .insert((token.tenant.clone(), token.token.clone()), token);
+        }
+        let before = books.ledger.put(record.clone()).map(Box::new);
+        books.pending.insert(record.id.clone());
+        Ok(Reserved::Now {
+            record: Box::new(record),
+            before,
+        })
+    }
+
+    /// Whoever made the reservation holds the NIC's order lock until it is durable.
+    async fn wait_until_durable(&self, used: Box<TokenUse>) -> Box<TokenUse> {
+        drop(self.order_of(&used.nic).lock().await);
+        used
+    }
+
+    fn give_back(&self, nic: &NicId, before: Option<NicRecord>, token: Option<TokenUse>) {
+        let mut books = self.books();
+        books.pending.remove(nic);
+        match before {
+            Some(before) => drop(books.ledger.put(before)),
+            None => drop(books.ledger.remove(nic)),
+        }
+        if let Some(token) = token {
+            books.tokens.remove(&(token.tenant, token.token));
+        }
+    }
+
+    /// Takes a record to its next state: durable first, then known.
+    ///
+    /// # Errors
+    /// When there is no such record, `change` does not apply to it, or it cannot be journalled.
+    pub async fn settle(
+        &self,
+        nic: &NicId,
+        change: impl FnOnce(&mut NicRecord) -> Result<(), InvalidTransition>,
+    ) -> Result<NicRecord, SettleError> {
+        let _order = self.order_of(nic).lock().await;
+        let mut record = self
+            .nic(nic)
+            .ok_or_else(|| SettleError::NoSuchNic(nic.clone()))?;
+        change(&mut record).map_err(|cause| SettleError::Transition {
+            nic: nic.clone(),
+            cause,
+        })?;
+        self.commit(Batch::default().put(nic_row(&record)))
+            .await
+            .map_err(|cause| SettleError::Journal {
+                nic: nic.clone(),
+                cause,
+            })?;
+        self.observe(|ledger| ledger.put(record.clone()));
+        self.board.nic_changed(&record);
+        Ok(record)
+    }
+
+    /// Removes a record: durable first, then its MAC and addresses are free.
+    ///
+    /// # Errors
+    /// When it cannot be journalled; the record stays then.
+    pub async fn remove(&self, nic: &NicId) -> Result<(), SettleError> {
+        let _order = self.order_of(nic).lock().await;
+        self.commit(Batch::default().remove(RowKind::Nic, nic.as_str()))
+            .await
+            .map_err(|cause| SettleError::Journal {
+                nic: nic.clone(),
+                cause,
+            })?;
+        self.observe(|ledger| ledger.remove(nic));
+        self.board.nic_deleted(nic);
+        Ok(())
+    }
+
+    /// Forgets client tokens that nobody will send again.
+    ///
+    /// # Errors
+    /// When that cannot be journalled; they are kept then.
+    pub async fn expire_tokens(&self, now_ms: u64) -> Result<usize, CommitError> {
+        let expired: Vec<_> = self
+            .books()
+            .tokens
+            .iter()
+            .filter(|(_, used)| used.at_ms + TOKEN_LIFETIME_MS < now_ms)
+            .map(|(key, used)| (key.clone(), token_key(used)))
+            .collect();
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        let batch = expired.iter().fold(Batch::default(), |batch, (_, row)| {
+            batch.remove(RowKind::Token, row.clone())
+        });
+        self.commit(batch).await?;
+        let mut books = self.books();
+        for (key, _) in &expired {
+            books.tokens.remove(key);
+        }
+        Ok(expired.len())
+    }
+
+    /// A journal that can no longer say what is durable leaves only one honest way: to die and be
+    /// started again from what is on disk.
+    async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let outcome = self.journal.commit(batch).await;
+        if let Err(error @ CommitError::Broken(_)) = &outcome {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "the journal is broken"
+            );
+            std::process::abort();
+        }
+        outcome
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn order_of(&self, nic: &NicId) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        nic.hash(&mut hasher);
+        let index = hasher.finish() % (ORDER_LOCKS as u64);
+        &self.order[usize::try_from(index).unwrap_or(0)]
+    }
+}
+
+enum Reserved {
+    Now {
+        record: Box<NicRecord>,
+        before: Option<Box<NicRecord>>,
+    },
+    Before(Box<TokenUse>),
+}
+
+fn parse<T: serde::de::DeserializeOwned>(row: &Row) -> Result<T, OpenStoreError> {
+    serde_json::from_str(&row.body).map_err(|cause| OpenStoreError::Row {
+        kind: row.kind,
+        key: row.key.clone(),
+        cause,
+    })
+}
+
+fn nic_row(record: &NicRecord) -> Row {
+    let addresses = record.addressing.addresses().iter().map(|address| {
+        Claim::new(
+            format!("address/{}", record.network),
+            address.addr().to_string(),
+        )
+    });
+    let slots = record
+        .reserved()
+        .map(|place| Claim::new(format!("slot/{}", place.vm), place.slot.to_string()));
+    let mac = Claim::new("mac", record.mac.to_string());
+    Row {
+        kind: RowKind::Nic,
+        key: record.id.to_string(),
+        body: serde_json::to_string(record).expect("a record is made of plain values"),
+        claims: std::iter::once(mac).chain(addresses).chain(slots).collect(),
+    }
+}
+
+fn token_row(used: &TokenUse) -> Row {
+    Row {
+        kind: RowKind::Token,
+        key: token_key(used),
+        body: serde_json::to_string(used).expect("a token's use is made of plain values"),
+        claims: Vec::new(),
+    }
+}
+
+fn token_key(used: &TokenUse) -> String {
+    format!("{}/{}", used.tenant, used.token)
+}

@@ -1,0 +1,397 @@
+//! The effects: one function for each action, each safe to repeat.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent_protocol::{Binding, Goal, Phase, WantedNic};
+use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
+use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
+use nic_model::NicId;
+use port::{PortProvider, PortSpec};
+
+use super::{VmWorker, flow_of, flow_of_action};
+use crate::agent_link::AgentView;
+use crate::board::TimedStep;
+use crate::failpoint::{self, Side};
+
+/// What came of an action.
+enum Outcome {
+    Done,
+    /// It will not work, whatever is tried.
+    Impossible(String),
+    /// It may work later, or may have worked: look, then try again.
+    Unclear(String),
+}
+
+impl VmWorker {
+    /// Does one thing, with its failpoints around it and its time on the board.
+    pub(super) async fn act_and_time(&mut self, record: &NicRecord, action: Action) {
+        let flow = match flow_of_action(action) {
+            "declare" => flow_of(record.state),
+            flow => flow,
+        };
+        failpoint::hit(flow, action.name(), Side::Before);
+        self.tools
+            .board
+            .at_step(&record.id, Some(Step::Act(action)));
+        let began = Instant::now();
+        let outcome = self.act(record, action).await;
+        match outcome {
+            Outcome::Done => {
+                failpoint::hit(flow, action.name(), Side::After);
+                if let Some(progress) = self.nics.get_mut(&record.id) {
+                    progress.let_go_on();
+                }
+                let step = TimedStep::Host(Step::Act(action));
+                self.tools
+                    .board
+                    .step_done(&record.id, Some(&self.vm), step, began.elapsed());
+            }
+            Outcome::Impossible(message) if record.state == NicState::Attaching => {
+                tracing::warn!(nic = %record.id, action = action.name(), message, "attach failed");
+                let reason = Reason::ActionFailed { action, message };
+                self.settle(record, NicEvent::AttachFailed, Some(reason))
+                    .await;
+            }
+            Outcome::Impossible(message) | Outcome::Unclear(message) => {
+                tracing::warn!(nic = %record.id, action = action.name(), message, "will be tried again");
+                self.stale = true;
+                if let Some(progress) = self.nics.get_mut(&record.id) {
+                    progress.hold_back(message);
+                }
+            }
+        }
+    }
+
+    async fn act(&mut self, record: &NicRecord, action: Action) -> Outcome {
+        match action {
+            Action::MakePort => self.make_port(record).await,
+            Action::Declare => self.declare(record).await,
+            Action::Plug => self.plug(record).await,
+            Action::Quiesce => self.quiesce(record).await,
+            Action::Unplug => self.unplug(record).await,
+            Action::RemovePort => self.remove_port(record).await,
+            Action::Forget => {
+                self.agent.forget(record.id.clone()).await;
+                if let Some(progress) = self.nics.get_mut(&record.id) {
+                    progress.told = None;
+                }
+                Outcome::Done
+            }
+        }
+    }
+
+    fn ports_of(&self, record: &NicRecord) -> Option<Arc<dyn PortProvider>> {
+        self.tools.ports.get(&record.network).cloned()
+    }
+
+    async fn make_port(&mut self, record: &NicRecord) -> Outcome {
+        let Some(ports) = self.ports_of(record) else {
+            return Outcome::Impossible(format!("network {} is not configured", record.network));
+        };
+        let limits = self.tools.store.read(|ledger| {
+            ledger
+                .site()
+                .class(&self.vm)
+                .map(|class| class.effective_rates(record.limits))
+        });
+        let spec = PortSpec {
+            nic: record.id.clone(),
+            mac: record.mac,
+            mtu: record.mtu,
+            queue_count: record.queue_count,
+            limits: limits.unwrap_or(record.limits),
+            lifetime: self.tap_lifetime,
+        };
+        match ports.make(&spec).await {
+            Ok(port) => {
+                if let Some(progress) = self.nics.get_mut(&record.id) {
+                    progress.port = PortSeen::Ready;
+                    progress.unplugged_port = Some(port);
+                }
+                Outcome::Done
+            }
+            Err(error) => Outcome::Impossible(chain(&error)),
+        }
+    }
+
+    /// Keeps what the agent is told in step with the record while nobody answers, so that a guest
+    /// that comes up late never acts on an old wish.
+    pub(super) async fn declare_early(&mut self, record: &NicRecord) {
+        let told = self.nics.get(&record.id).and_then(|progress| progress.told);
+        let ready = matches!(
+            self.agent.view().state,
+            crate::agent_link::AgentState::Ready { .. }
+        );
+        if !ready && told != Some(record.generation) {
+            self.declare(record).await;
+        }
+    }
+
+    async fn declare(&mut self, record: &NicRecord) -> Outcome {
+        let Some(wanted) = wanted(record) else {
+            return Outcome::Done;
+        };
+        self.agent.want(wanted).await;
+        if let Some(progress) = self.nics.get_mut(&record.id) {
+            progress.told = Some(record.generation);
+            if record.state == NicState::Detaching {
+                progress.released_from = Some(Instant::now());
+            }
+        }
+        Outcome::Done
+    }
+
+    async fn plug(&mut self, record: &NicRecord) -> Outcome {
+        let Some(placement) = &record.placement else {
+            return Outcome::Done;
+        };
+        let port = self
+            .nics
+            .get_mut(&record.id)
+            .and_then(|progress| progress.unplugged_port.take());
+        let request = PlugRequest {
+            nic: record.id.clone(),
+            mac: record.mac,
+            slot: placement.slot.clone(),
+            tap: Tap {
+                name: record.id.tap_name(),
+                queues: port.map(|port| port.queues).unwrap_or_default(),
+                queue_count: record.queue_count,
+            },
+        };
+        let plugged = self.hypervisor.plug(&self.vm, request).await;
+        self.stale = true;
+        self.qdiscs_may_have_gone(&record.id);
+        match plugged {
+            Ok(Plugged::Before) => Outcome::Done,
+            Ok(Plugged::Now { device_asked_at }) => {
+                if let Some(progress) = self.nics.get_mut(&record.id) {
+                    progress.plugged_at = Some(device_asked_at);
+                }
+                Outcome::Done
+            }
+            Err(error) => {
+                self.port_may_have_gone(&record.id);
+                judge(&error.trouble, chain(&error))
+            }
+        }
+    }
+
+    /// libvirt replaces the root qdisc of a tap it attaches by noqueue (9.0.0, measured): the port
+    /// has to be made once more before the guest has had time to send anything.
+    fn qdiscs_may_have_gone(&mut self, nic: &NicId) {
+        if self.tap_lifetime == port::TapLifetime::Persistent {
+            self.port_may_have_gone(nic);
+        }
+    }
+
+    /// A tap that lives by its descriptors went with them: it has to be made again before the next
+    /// try to plug it.
+    fn port_may_have_gone(&mut self, nic: &NicId) {
+        if let Some(progress) = self.nics.get_mut(nic) {
+            progress.port = PortSeen::Isolated;
+        }
+    }
+
+    /// The port is what counts: it stops frames whatever the guest or the hypervisor does. The
+    /// carrier tells the guest, and failing to tell it changes nothing.
+    async fn quiesce(&mut self, record: &NicRecord) -> Outcome {
+        if let Some(ports) = self.ports_of(record)
+            && let Err(error) = ports.isolate(&record.id).await
+        {
+            return Outcome::Unclear(chain(&error));
+        }
+        if let Some(progress) = self.nics.get_mut(&record.id) {
+            progress.port = PortSeen::Isolated;
+        }
+        if self.has_device(&record.id) {
+            let down = self
+                .hypervisor
+                .set_link(&self.vm, &record.id, Carrier::Down)
+                .await;
+            if let Err(error) = down {
+                tracing::debug!(nic = %record.id, error = &error as &dyn std::error::Error, "carrier stays");
+            }
+        }
+        Outcome::Done
+    }
+
+    fn has_device(&self, nic: &NicId) -> bool {
+        let plugged = self
+            .hardware
+            .as_ref()
+            .and_then(|hardware| hardware.nic(nic));
+        plugged.is_some_and(|plugged| plugged.slot.is_some())
+    }
+
+    async fn unplug(&mut self, record: &NicRecord) -> Outcome {
+        let mode = self.hardware.as_ref().map(|hardware| hardware.hotplug);
+        match self.hypervisor.unplug(&self.vm, &record.id).await {
+            Ok(Unplugging::Gone) => {
+                if let Some(hardware) = &mut self.hardware {
+                    hardware.nics.retain(|plugged| plugged.nic != record.id);
+                }
+                self.note_guest_unplug(record);
+                self.stale = true;
+                Outcome::Done
+            }
+            Ok(Unplugging::Asked | Unplugging::Pending) => {
+                if let (Some(progress), Some(mode)) = (self.nics.get_mut(&record.id), mode) {
+                    progress.note_asked(mode);
+                }
+                Outcome::Done
+            }
+            Err(error) => Outcome::Unclear(chain(&error)),
+        }
+    }
+
+    fn note_guest_unplug(&self, record: &NicRecord) {
+        let since = self
+            .nics
+            .get(&record.id)
+            .and_then(super::Progress::asked_since);
+        if let Some(since) = since {
+            let step = TimedStep::Host(Step::GuestUnplug);
+            self.tools
+                .board
+                .step_done(&record.id, Some(&self.vm), step, since.elapsed());
+        }
+    }
+
+    async fn remove_port(&mut self, record: &NicRecord) -> Outcome {
+        if let Some(progress) = self.nics.get_mut(&record.id) {
+            progress.unplugged_port = None;
+        }
+        let Some(ports) = self.ports_of(record) else {
+            return Outcome::Unclear(format!("network {} is not configured", record.network));
+        };
+        match ports.remove(&record.id).await {
+            Ok(()) => {
+                if let Some(progress) = self.nics.get_mut(&record.id) {
+                    progress.port = PortSeen::Absent;
+                }
+                Outcome::Done
+            }
+            Err(error) => Outcome::Unclear(chain(&error)),
+        }
+    }
+
+    /// What is there of a NIC's port, as the kernel shows it.
+    pub(super) async fn look_at_port(&self, record: &NicRecord) -> PortSeen {
+        let Some(ports) = self.ports_of(record) else {
+            return PortSeen::Absent;
+        };
+        match ports.ports().await {
+            Ok(found) => match found.iter().find(|port| port.nic == record.id) {
+                None => PortSeen::Absent,
+                Some(port) if port.tap.is_some() && port.admin == port::AdminState::Up => {
+                    PortSeen::Ready
+                }
+                Some(_) => PortSeen::Isolated,
+            },
+            // Not known to be absent: making it again finds what is there, and so does removing it.
+            Err(error) => {
+                tracing::warn!(nic = %record.id, error = &error as &dyn std::error::Error, "ports not listed");
+                PortSeen::Isolated
+            }
+        }
+    }
+
+    /// Puts on the board what the agent's reports tell of its steps and of the link's arrival.
+    pub(super) fn note_guest_steps(&mut self, record: &NicRecord, view: &AgentView) {
+        let Some(seen) = view.reports.get(&record.id) else {
+            return;
+        };
+        let Some(progress) = self.nics.get_mut(&record.id) else {
+            return;
+        };
+        if seen.report.generation != record.generation {
+            return;
+        }
+        let board = &self.tools.board;
+        let host_step = |step, duration| {
+            board.step_done(&record.id, Some(&self.vm), TimedStep::Host(step), duration);
+        };
+        if let (Some(plugged), Some(arrived), false) = (
+            progress.plugged_at,
+            seen.link_seen_at,
+            progress.noted_arrival,
+        ) {
+            progress.noted_arrival = true;
+            host_step(Step::Arrive, arrived.saturating_duration_since(plugged));
+        }
+        for timing in seen.report.steps.iter().skip(progress.noted_guest_steps) {
+            let duration = std::time::Duration::from_micros(timing.duration_us);
+            let step = TimedStep::Guest(timing.step);
+            board.step_done(&record.id, Some(&self.vm), step, duration);
+        }
+        progress.noted_guest_steps = progress.noted_guest_steps.max(seen.report.steps.len());
+        if !progress.noted_end {
+            let since = match &seen.report.phase {
+                Phase::Bound { .. } => seen.link_seen_at.map(|from| (Step::Bind, from)),
+                Phase::Released | Phase::Absent => {
+                    progress.released_from.map(|from| (Step::Release, from))
+                }
+                Phase::Awaited | Phase::Binding | Phase::Returned | Phase::Failed { .. } => None,
+            };
+            if let Some((step, from)) = since {
+                progress.noted_end = true;
+                host_step(step, seen.received_at.saturating_duration_since(from));
+            }
+        }
+        if record.state == NicState::InUse || record.state == NicState::Attaching {
+            board.guest_reported(&record.id, &self.vm, &seen.report.phase);
+        }
+    }
+
+    pub(super) fn hold_back(&mut self, nic: &NicId, error: &dyn std::error::Error) {
+        if let Some(progress) = self.nics.get_mut(nic) {
+            progress.hold_back(chain(error));
+        }
+    }
+}
+
+fn judge(trouble: &Trouble, message: String) -> Outcome {
+    match trouble {
+        Trouble::Refused { .. } | Trouble::NoSuchVm => Outcome::Impossible(message),
+        Trouble::NotRunning
+        | Trouble::Migrating
+        | Trouble::TimedOut { .. }
+        | Trouble::Connection(_)
+        | Trouble::Protocol { .. } => Outcome::Unclear(message),
+    }
+}
+
+/// What the agent is to be told of a record.
+fn wanted(record: &NicRecord) -> Option<WantedNic> {
+    let placement = record.placement.as_ref()?;
+    let goal = match record.state {
+        NicState::Attaching | NicState::InUse => Goal::Bound {
+            binding: Box::new(Binding {
+                target: placement.target.clone(),
+                link_name: placement.link_name.clone(),
+                mtu: record.mtu,
+                addressing: record.addressing.clone(),
+                routes: record.routes.clone(),
+            }),
+        },
+        NicState::Detaching | NicState::Available | NicState::Deleting => Goal::Released,
+    };
+    Some(WantedNic {
+        nic: record.id.clone(),
+        generation: record.generation,
+        path: placement.path.clone(),
+        mac: record.mac,
+        goal,
+    })
+}
+
+/// An error and its causes as one sentence.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,483 @@
+//! One task owns one VM: nobody else plugs, unplugs or settles its NICs.
+//!
+//! ```text
+//!            nudge (a record changed, an event came, a timer rang, the agent reported)
+//!              │
+//!              ▼
+//!   look: hardware (if it may have changed), agent's reports, own ports
+//!              │
+//!              ▼   for each NIC placed here
+//!   nic_lifecycle::step ──► Do ──► act ──► look again
+//!                      ──► Settle ──► journal, tell
+//!                      ──► Wait ──► board, next timer
+//! ```
+//!
+//! A call to the hypervisor has its own deadline, so a stuck VM delays its own NICs alone. What is
+//! kept here between rounds is only what cannot be seen: when the guest was asked, how long an
+//! attempt has lasted, descriptors of a tap that has not been handed over yet.
+
+mod act;
+mod nudge;
+mod progress;
+mod stray;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::agent_link::{AgentHandle, AgentState, AgentView};
+use crate::board::{BlockedSince, Board, Happening, TimedStep};
+use crate::clock::unix_ms;
+use crate::config::PatienceConfig;
+use crate::failpoint::{self, Side};
+use crate::store::{SettleError, Store};
+use hypervisor::{Hypervisor, InspectError, Trouble};
+use nic_lifecycle::{
+    Action, AgentSeen, Blocked, Next, NicEvent, NicRecord, NicState, Patience, Reason, Seen, Step,
+    step,
+};
+use nic_model::{NetworkName, NicId, PowerState, VmHardware, VmId, VmRunId};
+use port::PortProvider;
+
+pub use nudge::Nudge;
+use nudge::World;
+use progress::Progress;
+use stray::Strays;
+
+/// How often everything is looked at even if nobody said that anything changed: what a lost event
+/// costs at most.
+const FULL_LOOK: Duration = Duration::from_secs(30);
+/// How soon a hypervisor that does not answer is asked again.
+const INSPECT_RETRY: Duration = Duration::from_secs(1);
+/// Steps of one NIC in one round: an attach has seven. Beyond it something goes in circles.
+const STEPS_PER_ROUND: usize = 32;
+
+/// What a worker works with.
+#[derive(Clone)]
+pub struct Tools {
+    /// Records.
+    pub store: Arc<Store>,
+    /// What people see.
+    pub board: Arc<Board>,
+    /// Ports of each network.
+    pub ports: Arc<BTreeMap<NetworkName, Arc<dyn PortProvider>>>,
+    /// How long things may take.
+    pub patience: PatienceConfig,
+}
+
+/// The owner of one VM.
+pub struct VmWorker {
+    vm: VmId,
+    hypervisor: Arc<dyn Hypervisor>,
+    tap_lifetime: port::TapLifetime,
+    tools: Tools,
+    agent: AgentHandle,
+    nudge: Arc<Nudge>,
+    wake_others: Arc<dyn Fn(&VmId) + Send + Sync>,
+    hardware: Option<VmHardware>,
+    /// Whether the hardware may look otherwise by now.
+    stale: bool,
+    looked_at: Option<Instant>,
+    inspect_again_at: Option<Instant>,
+    nics: BTreeMap<NicId, Progress>,
+    strays: Strays,
+    last_power: Option<PowerState>,
+    last_agent: AgentState,
+}
+
+/// What a worker is started with.
+pub struct WorkerStart {
+    /// Which VM.
+    pub vm: VmId,
+    /// Where it runs.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Who keeps its taps alive.
+    pub tap_lifetime: port::TapLifetime,
+    /// What it works with.
+    pub tools: Tools,
+    /// Its line to the guest.
+    pub agent: AgentHandle,
+    /// Rings when something may have changed.
+    pub nudge: Arc<Nudge>,
+    /// Nudges the worker of another VM.
+    pub wake_others: Arc<dyn Fn(&VmId) + Send + Sync>,
+}
+
+impl VmWorker {
+    /// A worker that has not looked at anything yet.
+    #[must_use]
+    pub fn new(start: WorkerStart) -> Self {
+        Self {
+            vm: start.vm,
+            hypervisor: start.hypervisor,
+            tap_lifetime: start.tap_lifetime,
+            strays: Strays::new(start.tools.patience.quarantine),
+            tools: start.tools,
+            agent: start.agent,
+            nudge: start.nudge,
+            wake_others: start.wake_others,
+            hardware: None,
+            stale: true,
+            looked_at: None,
+            inspect_again_at: None,
+            nics: BTreeMap::new(),
+            last_power: None,
+            last_agent: AgentState::default(),
+        }
+    }
+
+    /// Works until the task is aborted.
+    pub async fn run(mut self) {
+        loop {
+            self.round().await;
+            let wake_at = tokio::time::Instant::from_std(self.next_wake());
+            tokio::select! {
+                world = self.nudge.wait() => self.stale |= world == World::MayHaveChanged,
+                () = self.agent.changed() => {}
+                () = tokio::time::sleep_until(wake_at) => self.stale |= self.full_look_is_due(),
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        let records = self.tools.store.durable_nics_at(&self.vm);
+        self.admit_new(&records).await;
+        for record in &records {
+            self.drive(&record.id).await;
+        }
+        self.drop_departed(&records).await;
+        self.tell_agent_state();
+        self.deal_with_strays().await;
+    }
+
+    async fn admit_new(&mut self, records: &[NicRecord]) {
+        self.look_if_due().await;
+        for record in records {
+            let known = self.nics.get(&record.id);
+            if known.is_none_or(|known| known.generation != record.generation) {
+                let port = match known {
+                    Some(known) => known.port,
+                    None => self.look_at_port(record).await,
+                };
+                let patience = self.patience_for(record.state);
+                let progress = self.nics.entry(record.id.clone()).or_default();
+                progress.begin(record, port, patience);
+            }
+        }
+    }
+
+    fn patience_for(&self, state: NicState) -> Duration {
+        match state {
+            NicState::Detaching => self.tools.patience.release,
+            NicState::Attaching | NicState::Available | NicState::InUse | NicState::Deleting => {
+                self.tools.patience.attach
+            }
+        }
+    }
+
+    /// Steps one NIC until there is nothing to do.
+    async fn drive(&mut self, id: &NicId) {
+        for _ in 0..STEPS_PER_ROUND {
+            self.look_if_due().await;
+            let Some(record) = self.record_here(id) else {
+                return;
+            };
+            if self
+                .nics
+                .get(id)
+                .is_none_or(|known| known.generation != record.generation)
+            {
+                self.admit_new(std::slice::from_ref(&record)).await;
+            }
+            self.declare_early(&record).await;
+            let view = self.agent.view();
+            self.note_guest_steps(&record, &view);
+            if self.is_held_back(id) {
+                return self.wait(&record, Blocked::Retrying);
+            }
+            match step(&record, &self.seen(&record, &view)) {
+                Next::Rest => return self.tools.board.at_step(id, None),
+                Next::Wait(blocked) => return self.wait(&record, blocked),
+                Next::Do(action) => self.act_and_time(&record, action).await,
+                Next::Settle(event, reason) => {
+                    if !self.settle(&record, event, reason).await {
+                        return;
+                    }
+                }
+            }
+        }
+        tracing::error!(vm = %self.vm, nic = %id, "the steps of a NIC go in circles");
+    }
+
+    fn record_here(&self, id: &NicId) -> Option<NicRecord> {
+        let record = self.tools.store.nic(id)?;
+        let here = record
+            .placement
+            .as_ref()
+            .is_some_and(|placement| placement.vm == self.vm);
+        here.then_some(record)
+    }
+
+    fn is_held_back(&self, id: &NicId) -> bool {
+        self.nics
+            .get(id)
+            .is_some_and(|progress| progress.is_held_back(Instant::now()))
+    }
+
+    fn seen(&self, record: &NicRecord, view: &AgentView) -> Seen {
+        let now = Instant::now();
+        let progress = &self.nics[&record.id];
+        Seen {
+            power: self.hardware.as_ref().map(|hardware| hardware.power),
+            device: self
+                .hardware
+                .as_ref()
+                .and_then(|hardware| hardware.nic(&record.id))
+                .cloned(),
+            port: progress.port,
+            agent: agent_seen(record, progress, view),
+            unplug: progress.unplug_seen(now),
+            patience: if now >= progress.patience_until {
+                Patience::Spent
+            } else {
+                Patience::Left
+            },
+        }
+    }
+
+    fn wait(&mut self, record: &NicRecord, blocked: Blocked) {
+        let Some(progress) = self.nics.get_mut(&record.id) else {
+            return;
+        };
+        if let Some(step) = step_of(blocked, progress) {
+            return self.tools.board.at_step(&record.id, Some(step));
+        }
+        let blocked = BlockedSince {
+            reason: blocked,
+            detail: progress.trouble.clone(),
+            since_ms: unix_ms(),
+            next_retry_ms: progress.next_retry().map(unix_ms_of),
+        };
+        self.tools.board.blocked(&record.id, &self.vm, &blocked);
+    }
+
+    /// Journals what has happened. `false` when that did not work and has to be tried again.
+    async fn settle(
+        &mut self,
+        record: &NicRecord,
+        event: NicEvent,
+        reason: Option<Reason>,
+    ) -> bool {
+        let flow = flow_of(record.state);
+        failpoint::hit(flow, "record", Side::Before);
+        let began = Instant::now();
+        let settled = self
+            .tools
+            .store
+            .settle(&record.id, |current| {
+                if current.generation != record.generation || current.state != record.state {
+                    return Ok(());
+                }
+                if let Some(reason) = &reason {
+                    current.fail(reason.code(), &reason.to_string(), unix_ms());
+                }
+                current.apply(event, unix_ms())
+            })
+            .await;
+        match settled {
+            Ok(after) => {
+                failpoint::hit(flow, "record", Side::After);
+                self.after_settling(record, &after, began.elapsed()).await;
+                true
+            }
+            Err(SettleError::NoSuchNic(_)) => false,
+            Err(error) => {
+                self.hold_back(&record.id, &error);
+                false
+            }
+        }
+    }
+
+    async fn after_settling(&mut self, before: &NicRecord, after: &NicRecord, took: Duration) {
+        tracing::info!(nic = %after.id, vm = %self.vm, from = ?before.state, to = ?after.state, "settled");
+        let step = TimedStep::Host(Step::Record);
+        self.tools
+            .board
+            .step_done(&after.id, Some(&self.vm), step, took);
+        self.tools.board.at_step(&after.id, None);
+        let next_vm = after.placement.as_ref().map(|placement| &placement.vm);
+        if next_vm != Some(&self.vm) {
+            self.agent.forget(after.id.clone()).await;
+            self.nics.remove(&after.id);
+        }
+        if let Some(vm) = next_vm.filter(|vm| **vm != self.vm) {
+            (self.wake_others)(vm);
+        }
+    }
+
+    async fn drop_departed(&mut self, records: &[NicRecord]) {
+        let here: BTreeSet<_> = records.iter().map(|record| &record.id).collect();
+        let departed: Vec<_> = self
+            .nics
+            .keys()
+            .filter(|id| !here.contains(id))
+            .cloned()
+            .collect();
+        for id in departed {
+            self.nics.remove(&id);
+            self.agent.forget(id).await;
+        }
+    }
+
+    async fn look_if_due(&mut self) {
+        let allowed = self.inspect_again_at.is_none_or(|at| Instant::now() >= at);
+        if allowed && (self.stale || self.full_look_is_due()) {
+            self.look().await;
+        }
+    }
+
+    /// Reads the hardware; whatever it says becomes the ledger's knowledge too.
+    async fn look(&mut self) {
+        let looked = self.hypervisor.inspect(&self.vm).await;
+        self.looked_at = Some(Instant::now());
+        match looked {
+            Ok(hardware) => self.take_in(hardware).await,
+            Err(InspectError {
+                trouble: Trouble::NoSuchVm | Trouble::NotRunning,
+                ..
+            }) => {
+                let off = switched_off(self.hardware.take());
+                self.take_in(off).await;
+            }
+            Err(error) => {
+                tracing::warn!(vm = %self.vm, error = &error as &dyn std::error::Error, "cannot look");
+                self.hardware = None;
+                self.inspect_again_at = Some(Instant::now() + INSPECT_RETRY);
+            }
+        }
+    }
+
+    async fn take_in(&mut self, hardware: VmHardware) {
+        self.stale = false;
+        self.inspect_again_at = None;
+        let channel = match hardware.power {
+            PowerState::Off => None,
+            PowerState::Running | PowerState::Paused | PowerState::Migrating => {
+                hardware.channel.clone()
+            }
+        };
+        self.agent.set_channel(channel).await;
+        if self.last_power != Some(hardware.power) {
+            self.last_power = Some(hardware.power);
+            let power = format!("{:?}", hardware.power).to_lowercase();
+            self.tools
+                .board
+                .vm_event(&self.vm, Happening::VmChanged(power));
+        }
+        self.tools
+            .store
+            .observe(|ledger| ledger.observe(&self.vm, hardware.clone()));
+        self.hardware = Some(hardware);
+    }
+
+    fn tell_agent_state(&mut self) {
+        let state = self.agent.view().state;
+        if state != self.last_agent {
+            let what = Happening::AgentChanged(agent_word(&state).to_owned());
+            self.tools.board.vm_event(&self.vm, what);
+            self.last_agent = state;
+        }
+    }
+
+    fn full_look_is_due(&self) -> bool {
+        self.looked_at.is_none_or(|at| at.elapsed() >= FULL_LOOK)
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let full_look = self.looked_at.unwrap_or(now) + FULL_LOOK;
+        let nics = self
+            .nics
+            .values()
+            .filter_map(|progress| progress.next_wake(now));
+        nics.chain(self.inspect_again_at)
+            .chain(self.strays.next_wake())
+            .min()
+            .map_or(full_look, |earliest| earliest.min(full_look))
+    }
+}
+
+/// A name for people and the API.
+#[must_use]
+pub fn agent_word(state: &AgentState) -> &'static str {
+    match state {
+        AgentState::Absent => "absent",
+        AgentState::Connecting => "connecting",
+        AgentState::Ready { .. } => "ready",
+        AgentState::Incompatible { .. } => "incompatible",
+        AgentState::Misbehaving { .. } => "misbehaving",
+    }
+}
+
+fn agent_seen(record: &NicRecord, progress: &Progress, view: &AgentView) -> AgentSeen {
+    if !matches!(view.state, AgentState::Ready { .. }) {
+        return AgentSeen::Unreachable;
+    }
+    if progress.told != Some(record.generation) {
+        return AgentSeen::Untold;
+    }
+    let report = view.reports.get(&record.id);
+    let current = report.filter(|seen| seen.report.generation == record.generation);
+    AgentSeen::Told(current.map(|seen| seen.report.phase.clone()))
+}
+
+fn flow_of(state: NicState) -> &'static str {
+    match state {
+        NicState::Detaching => "detach",
+        NicState::Attaching | NicState::Available | NicState::InUse | NicState::Deleting => {
+            "attach"
+        }
+    }
+}
+
+fn switched_off(last: Option<VmHardware>) -> VmHardware {
+    VmHardware {
+        power: PowerState::Off,
+        run: None::<VmRunId>,
+        hotplug: last
+            .as_ref()
+            .map_or(nic_model::HotplugMode::Acpi, |hardware| hardware.hotplug),
+        slots: Vec::new(),
+        nics: Vec::new(),
+        channel: None,
+    }
+}
+
+fn unix_ms_of(instant: Instant) -> u64 {
+    let from_now = instant.saturating_duration_since(Instant::now());
+    unix_ms() + u64::try_from(from_now.as_millis()).unwrap_or(0)
+}
+
+/// What a NIC is at while it waits for the guest to do its part; `None` for what stands in its way.
+fn step_of(blocked: Blocked, progress: &Progress) -> Option<Step> {
+    match blocked {
+        Blocked::GuestKeepsDevice if progress.asked_once() => Some(Step::GuestUnplug),
+        Blocked::LinkNotSeen => Some(Step::Arrive),
+        Blocked::Binding => Some(Step::Bind),
+        Blocked::Releasing => Some(Step::Release),
+        Blocked::HypervisorUnreachable
+        | Blocked::VmNotExecuting
+        | Blocked::AgentUnreachable
+        | Blocked::GuestKeepsDevice
+        | Blocked::Retrying => None,
+    }
+}
+
+/// Whether an action belongs to the host's part of an attach or of a detach.
+fn flow_of_action(action: Action) -> &'static str {
+    match action {
+        Action::MakePort | Action::Plug => "attach",
+        Action::Quiesce | Action::Unplug | Action::RemovePort | Action::Forget => "detach",
+        Action::Declare => "declare",
+    }
+}

@@ -1,0 +1,291 @@
+//! Ledger and journal as one: nothing is held twice, nothing is told before it is durable.
+
+#![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hostd::board::Board;
+use hostd::store::{AdmitError, Admitted, Store, TokenUse};
+use journal::{Batch, CommitError, Journal, LoadError, MemoryJournal, Row, SqliteJournal};
+use nic_lifecycle::{
+    Ledger, Network, NewNic, NicRecord, Refusal, RequestedAddressing, RequestedPlacement, Site,
+    VmClass,
+};
+use nic_model::{
+    HotplugMode, MacAddr, Mtu, NicId, PowerState, RateLimits, Slot, SlotId, SlotOccupant,
+    VmHardware,
+};
+use tokio::sync::Semaphore;
+
+/// A journal whose disk is slow until it is let through, or full.
+struct SluggishJournal {
+    gate: Semaphore,
+    full: bool,
+}
+
+#[async_trait]
+impl Journal for SluggishJournal {
+    fn load(&self) -> Result<Vec<Row>, LoadError> {
+        Ok(Vec::new())
+    }
+
+    async fn commit(&self, _batch: Batch) -> Result<(), CommitError> {
+        self.gate.acquire().await.unwrap().forget();
+        if self.full {
+            Err(CommitError::Full)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn site() -> Site {
+    let class = VmClass {
+        name: "standard".parse().unwrap(),
+        max_nics: 8,
+        max_addresses_per_nic: 4,
+        max_queues: 1,
+        rates: RateLimits::default(),
+    };
+    let network = Network {
+        name: "blue".parse().unwrap(),
+        subnets: vec!["10.77.0.0/16".parse().unwrap()],
+        mtu: Mtu::ETHERNET,
+    };
+    Site {
+        networks: [(network.name.clone(), network)].into(),
+        classes: [(class.name.clone(), class.clone())].into(),
+        default_class: Some(class.name),
+        ..Site::default()
+    }
+}
+
+fn store_on(journal: Arc<dyn Journal>) -> Arc<Store> {
+    let store = Store::open(site(), journal, Arc::new(Board::default())).unwrap();
+    let slot = |number: u8| Slot {
+        id: SlotId(format!("rp{number}")),
+        path: format!("{number:02x}.0/00.0").parse().unwrap(),
+        occupant: SlotOccupant::Empty,
+    };
+    let hardware = VmHardware {
+        power: PowerState::Running,
+        run: None,
+        hotplug: HotplugMode::Acpi,
+        slots: (0..16).map(slot).collect(),
+        nics: Vec::new(),
+        channel: None,
+    };
+    store.observe(|ledger| ledger.observe(&"vm1".parse().unwrap(), hardware));
+    Arc::new(store)
+}
+
+fn nic_id(number: u16) -> NicId {
+    format!("nic-{number:010}").parse().unwrap()
+}
+
+fn admit_create(ledger: &Ledger, number: u16) -> Result<NicRecord, Refusal> {
+    let [high, low] = number.to_be_bytes();
+    ledger.admit_create(NewNic {
+        id: nic_id(number),
+        tenant: "acme".parse().unwrap(),
+        network: "blue".parse().unwrap(),
+        mac: None,
+        mac_candidates: vec![MacAddr::local([0, 0, 0, high, low])],
+        addressing: RequestedAddressing::Allocate,
+        mtu: None,
+        routes: Vec::new(),
+        limits: RateLimits::default(),
+        queue_count: 1,
+        now_ms: 0,
+    })
+}
+
+fn admit_attach(ledger: &Ledger, number: u16) -> Result<NicRecord, Refusal> {
+    let to = RequestedPlacement {
+        vm: "vm1".parse().unwrap(),
+        target: format!("netns:c{number}").parse().unwrap(),
+        link_name: "eth0".parse().unwrap(),
+    };
+    ledger.admit_attach(ledger.nic(&nic_id(number)).unwrap(), to, 0)
+}
+
+async fn create(store: &Store, number: u16) {
+    store
+        .admit(&nic_id(number), None, |ledger| admit_create(ledger, number))
+        .await
+        .unwrap();
+}
+
+fn token(number: u16, request: &str) -> Option<TokenUse> {
+    Some(TokenUse {
+        tenant: "acme".parse().unwrap(),
+        token: "once".parse().unwrap(),
+        request: request.to_owned(),
+        nic: nic_id(number),
+        last: None,
+        at_ms: 0,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_attaches_at_once_eight_get_in() {
+    let store = store_on(Arc::new(MemoryJournal::default()));
+    for number in 0..1000 {
+        create(&store, number).await;
+    }
+
+    let attaches = (0..1000).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store
+                .admit(&nic_id(number), None, |ledger| admit_attach(ledger, number))
+                .await
+        })
+    });
+    let mut admitted = 0;
+    for attach in attaches.collect::<Vec<_>>() {
+        match attach.await.unwrap() {
+            Ok(_) => admitted += 1,
+            Err(AdmitError::Refused(refusal)) => assert_eq!(refusal.limit.unwrap().usage, 8),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    assert_eq!(admitted, 8);
+    assert_eq!(store.durable_nics_at(&"vm1".parse().unwrap()).len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_at_once_from_many_makes_one_nic() {
+    let store = store_on(Arc::new(MemoryJournal::default()));
+
+    let requests = (0..50).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let decide = |ledger: &Ledger| admit_create(ledger, number);
+            store
+                .admit(&nic_id(number), token(number, "create"), decide)
+                .await
+                .unwrap()
+        })
+    });
+    let mut nics = Vec::new();
+    for request in requests.collect::<Vec<_>>() {
+        nics.push(match request.await.unwrap() {
+            Admitted::Fresh(record) => record.id,
+            Admitted::Repeated(used) => used.nic,
+        });
+    }
+
+    nics.dedup();
+    assert_eq!(nics.len(), 1);
+    assert_eq!(store.read(|ledger| ledger.nics().count()), 1);
+}
+
+#[tokio::test]
+async fn a_token_does_not_cover_another_request() {
+    let store = store_on(Arc::new(MemoryJournal::default()));
+    store
+        .admit(&nic_id(1), token(1, "one"), |ledger| {
+            admit_create(ledger, 1)
+        })
+        .await
+        .unwrap();
+
+    let refused = store
+        .admit(&nic_id(2), token(2, "other"), |ledger| {
+            admit_create(ledger, 2)
+        })
+        .await;
+
+    assert!(
+        matches!(refused, Err(AdmitError::TokenReused { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(store.read(|ledger| ledger.nics().count()), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_journalled_is_given_back() {
+    let journal = SluggishJournal {
+        gate: Semaphore::new(1),
+        full: true,
+    };
+    let store = store_on(Arc::new(journal));
+
+    let refused = store
+        .admit(&nic_id(1), token(1, "one"), |ledger| {
+            admit_create(ledger, 1)
+        })
+        .await;
+
+    assert!(
+        matches!(refused, Err(AdmitError::Journal(CommitError::Full))),
+        "{refused:?}"
+    );
+    assert_eq!(store.nic(&nic_id(1)), None);
+    assert!(
+        store.read(|ledger| admit_create(ledger, 1)).is_ok(),
+        "MAC and address are free again"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_does_not_see_what_is_not_durable_yet() {
+    let journal = Arc::new(SluggishJournal {
+        gate: Semaphore::new(1),
+        full: false,
+    });
+    let store = store_on(journal.clone());
+    create(&store, 1).await;
+    let vm = "vm1".parse().unwrap();
+
+    let attaching = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store
+                .admit(&nic_id(1), None, |ledger| admit_attach(ledger, 1))
+                .await
+        })
+    };
+    while store.read(|ledger| ledger.nics_at(&vm).count()) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let seen_before = store.durable_nics_at(&vm);
+    journal.gate.add_permits(1);
+    attaching.await.unwrap().unwrap();
+
+    assert!(seen_before.is_empty(), "reserved, but not to be acted on");
+    assert_eq!(store.durable_nics_at(&vm).len(), 1);
+}
+
+#[tokio::test]
+async fn everything_acknowledged_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal.sqlite");
+    {
+        let store = store_on(Arc::new(SqliteJournal::open(&path).unwrap()));
+        store
+            .admit(&nic_id(1), token(1, "one"), |ledger| {
+                admit_create(ledger, 1)
+            })
+            .await
+            .unwrap();
+        store
+            .admit(&nic_id(1), None, |ledger| admit_attach(ledger, 1))
+            .await
+            .unwrap();
+    }
+
+    let store = store_on(Arc::new(SqliteJournal::open(&path).unwrap()));
+
+    let record = store.nic(&nic_id(1)).unwrap();
+    assert_eq!(record.placement.unwrap().slot, SlotId("rp0".to_owned()));
+    let again = store
+        .admit(&nic_id(2), token(2, "one"), |ledger| {
+            admit_create(ledger, 2)
+        })
+        .await;
+    assert!(matches!(again, Ok(Admitted::Repeated(used)) if used.nic == nic_id(1)));
+}
