@@ -14,8 +14,8 @@ use cargo_metadata::{Artifact, Message};
 
 use crate::{process, setup};
 
-/// One test program may take this long, in seconds. The slowest one builds the guest image and boots
-/// some dozen guests under TCG at about 5 s each; one that takes longer hangs, and CI must end.
+/// One test program may take this long, in seconds. The slowest one builds the guest image and
+/// boots some dozen guests under TCG at about 5 s each; what takes longer hangs, and CI must end.
 const DEADLINE_SECONDS: &str = "1800";
 
 /// Between the polite signal at the deadline and the last one, in seconds.
