@@ -29,6 +29,9 @@ pub enum NetlinkError {
     /// It answered with something else than what was asked for.
     #[error("the kernel's answer has an unexpected type")]
     Unexpected,
+    /// It accepted the request and did not do a part of it that it does not know.
+    #[error("the kernel ignored {0}")]
+    Ignored(&'static str),
     /// What was listed changed during every attempt to list it.
     #[error("the list kept changing while it was read")]
     Inconsistent,
@@ -44,7 +47,11 @@ impl NetlinkError {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
-            Self::Deadline(_) | Self::Closed | Self::Unexpected | Self::Inconsistent => None,
+            Self::Deadline(_)
+            | Self::Closed
+            | Self::Unexpected
+            | Self::Ignored(_)
+            | Self::Inconsistent => None,
         }
     }
 

@@ -282,3 +282,32 @@ fn attribute_number(attribute: &DefaultNla) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let spec = TapSpec {
+            name: "tap0".parse().unwrap(),
+            queue_count: NonZeroU16::MIN,
+            persistence: Persistence::UntilClosed,
+            owner: None,
+        };
+        let cases = [
+            (libc::ENOENT, "/dev/net/tun is missing"),
+            (libc::ENODEV, "/dev/net/tun is missing"),
+            (libc::EACCES, "tap0 is not permitted"),
+            (libc::EPERM, "tap0 is not permitted"),
+            (libc::EBUSY, "tap0 is held by another process"),
+            (libc::EINVAL, "tap0 exists and is not a tap"),
+            (libc::EMFILE, "failed to open the device of tap tap0"),
+        ];
+        for (errno, complaint) in cases {
+            let cause = io::Error::from_raw_os_error(errno);
+            let error = refusal(&spec, "open the device of", cause).to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
 use linux_network::tap::{self, AttachTapError, Persistence, TapQueues, TapSpec};
-use linux_network::traffic::{QueueingPlace, TokenBucket};
+use linux_network::traffic::TokenBucket;
 use linux_network::{
     AdminState as LinkAdmin, ConnectNetlinkError, Errno, LinkChange, LinkIndex, LinkView, Netlink,
     Netns, sysctl,
@@ -46,7 +46,7 @@ impl<T, E: Into<Cause>> During<T> for Result<T, E> {
 
 /// Why a name cannot be used for a port.
 #[derive(Debug, thiserror::Error)]
-#[error("link {name} exists and is not a {wanted}")]
+#[error("link {name} exists and is not {wanted}")]
 struct NameTaken {
     name: LinkName,
     wanted: &'static str,
@@ -93,7 +93,7 @@ impl Host {
             Some(link) if link.kind.as_deref() != Some("tun") => {
                 return Err(NameTaken {
                     name,
-                    wanted: "tap",
+                    wanted: "a tap",
                 })
                 .during(step);
             }
@@ -257,7 +257,7 @@ impl Host {
             Some(_) => {
                 return Err(NameTaken {
                     name,
-                    wanted: "intermediate device",
+                    wanted: "an intermediate device",
                 })
                 .during(step);
             }
@@ -274,26 +274,10 @@ impl Host {
         origin: Origin,
     ) -> Result<(), Failure> {
         let step = "limit its rates";
-        if origin == Origin::Found && self.is_shaped(index, bucket).await.during(step)? {
+        if origin == Origin::Found && self.netlink.is_shaped(index, bucket).await.during(step)? {
             return Ok(());
         }
         self.netlink.shape(index, bucket).await.during(step)
-    }
-
-    async fn is_shaped(
-        &self,
-        index: LinkIndex,
-        bucket: &TokenBucket,
-    ) -> Result<bool, linux_network::traffic::ListShapingError> {
-        let found = self.netlink.queueing(index).await?;
-        let root = found.iter().find(|view| view.place == QueueingPlace::Root);
-        let inner = found.iter().find(|view| view.place == QueueingPlace::Inner);
-        let root_is_right = root
-            .and_then(|view| view.bucket.as_ref())
-            .is_some_and(|found| bucket.is_same(found));
-        let inner_is_right = inner
-            .is_some_and(|fifo| fifo.kind == "bfifo" && fifo.size_table == bucket.size_table());
-        Ok(root_is_right && inner_is_right)
     }
 
     pub(crate) async fn set_admin(

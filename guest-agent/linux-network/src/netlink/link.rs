@@ -164,7 +164,7 @@ impl Netlink {
     }
 
     async fn find_link(&self, question: LinkMessage) -> Result<Option<LinkMessage>, NetlinkError> {
-        match self.get(RouteNetlinkMessage::GetLink(question)).await {
+        match self.get(RouteNetlinkMessage::GetLink(question), 0).await {
             Ok(answer) => new_link(answer).map(Some).ok_or(NetlinkError::Unexpected),
             Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
             Err(error) => Err(error),

@@ -107,9 +107,10 @@ impl Netlink {
     pub(crate) async fn get(
         &self,
         request: RouteNetlinkMessage,
+        flags: u16,
     ) -> Result<RouteNetlinkMessage, NetlinkError> {
         let exchange = async {
-            let mut answers = self.send(request, 0)?;
+            let mut answers = self.send(request, flags)?;
             let answer = answers.next().await.ok_or(NetlinkError::Closed)?;
             refusal(&answer)?;
             if let NetlinkPayload::InnerMessage(message) = answer.payload {

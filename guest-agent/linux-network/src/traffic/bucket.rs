@@ -1,34 +1,34 @@
-//! A token bucket (`sch_tbf`) and the table by which it charges packets, as bytes on the wire.
+//! A token bucket (`sch_tbf`) and how it charges packets, as bytes on the wire.
 //!
-//! TBF limits bytes per second and knows no packets. But a size table (`TCA_STAB`) decides how many bytes
-//! a packet counts for, so that one bucket can limit both: if every packet counts for at least
-//! rate ÷ packet rate, then no more than the packet rate gets through.
+//! TBF limits bytes per second and knows no packets. But its rate has a least charge per packet (`mpu` of
+//! `struct tc_ratespec`, honoured since Linux 5.17, commit fb80445c438c), so that one bucket can limit
+//! both: if every packet counts for at least rate ÷ packet rate, then no more than the packet rate gets
+//! through.
 //!
 //! Segmentation offload must not get around that: one buffer of 64 KiB may be a thousand packets on the
-//! wire. The table therefore charges whatever is longer than a frame may be more than the bucket can
-//! hold, upon which TBF cuts it into segments (`tbf_segment` in net/sched/sch_tbf.c) or, when it is no
-//! such buffer, drops it. The segments are charged by the same table in the FIFO inside:
+//! wire. A size table (`TCA_STAB`) therefore makes whatever is longer than a frame may be longer than the
+//! bucket can hold, upon which TBF cuts it into segments (`tbf_segment` in net/sched/sch_tbf.c) or, when
+//! it is no such buffer, drops it:
 //!
 //! ```text
-//!   frame ──► table of TBF ──fits──────────────────────────► FIFO, charged again (the same) ──► tokens
-//!                    └──────longer than a frame──► segments ──► FIFO, charged by its table ──► tokens
+//!   frame ──► size table ──fits──────────────────────► FIFO ──► charged, at least the minimum
+//!                   └──────longer than a frame──► segments ──┘
 //! ```
 //!
-//! TBF's own count of queued bytes (`backlog`) is wrong after that, since it adds the length and
-//! subtracts the charge; nothing depends on it, the FIFO keeps its own.
+//! The table also charges the minimum, for the sake of the FIFO: its limit, in bytes, then means the
+//! same waiting time for small packets as for large ones.
 
 use netlink_packet_core::{DefaultNla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
-use super::{BUCKET, BUCKET_CLASS, FIFO, QueueingPlace, QueueingView, message};
+use super::{BUCKET, QueueingPlace, QueueingView, message};
 use crate::netlink::link_view::LinkIndex;
 
 // include/uapi/linux/pkt_sched.h
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
-const TCA_OPTIONS: u16 = 2;
 const TCA_STAB_BASE: u16 = 1;
 const TCA_STAB_DATA: u16 = 2;
 /// Charging by the byte: no table of transmission times is needed then (Linux 3.8).
@@ -59,7 +59,7 @@ pub struct SizeTable {
     /// dropped.
     pub longest_frame: u32,
     /// What a packet is charged at least, in bytes.
-    pub minimum_charge: u32,
+    pub minimum_charge: u16,
 }
 
 /// Numbers no bucket can have.
@@ -150,19 +150,6 @@ impl TokenBucket {
         message
     }
 
-    pub(super) fn fifo_message(&self, index: LinkIndex) -> TcMessage {
-        let mut message = message(index, BUCKET_CLASS);
-        message.header.handle = FIFO;
-        // Not nested: the options of a FIFO are one struct tc_fifo_qopt.
-        let limit = DefaultNla::new(TCA_OPTIONS, self.queue.to_ne_bytes().to_vec());
-        message.attributes = vec![
-            TcAttribute::Kind("bfifo".to_owned()),
-            TcAttribute::Other(limit),
-        ];
-        message.attributes.extend(self.table_attribute());
-        message
-    }
-
     fn options(&self) -> Vec<TcOption> {
         let mut options = vec![
             (TCA_TBF_PARMS, self.parameters()),
@@ -178,7 +165,9 @@ impl TokenBucket {
     /// `struct tc_tbf_qopt`: two of `struct tc_ratespec` (the second, the peak rate, unused), the limit of
     /// the queue, and burst and MTU in ticks, which `TCA_TBF_BURST` stands in for.
     fn parameters(&self) -> Vec<u8> {
-        let mut bytes = vec![0, TC_LINKLAYER_ETHERNET, 0, 0, 0, 0, 0, 0];
+        let minimum_charge = self.size_table.map_or(0, |table| table.minimum_charge);
+        let mut bytes = vec![0, TC_LINKLAYER_ETHERNET, 0, 0, 0, 0];
+        bytes.extend(minimum_charge.to_ne_bytes());
         bytes.extend(u32::try_from(self.rate).unwrap_or(u32::MAX).to_ne_bytes());
         bytes.extend([0; 12]);
         bytes.extend(self.queue.to_ne_bytes());
@@ -217,7 +206,7 @@ impl SizeTable {
     pub fn largest_charge(self) -> u32 {
         self.longest_frame
             .next_multiple_of(1 << CELL_LOG)
-            .max(self.minimum_charge)
+            .max(self.minimum_charge.into())
     }
 
     /// The charges, in units of `1 << size_log` bytes, rounded up; the last one is more than `burst`.
@@ -232,14 +221,14 @@ impl SizeTable {
         };
         let cells = self.longest_frame.div_ceil(1 << CELL_LOG);
         let longest_of = |cell: u32| (cell + 1) << CELL_LOG;
-        let charge = |cell| units(longest_of(cell).max(self.minimum_charge));
+        let charge = |cell| units(longest_of(cell).max(self.minimum_charge.into()));
         let beyond = u16::try_from((burst >> size_log) + 1).expect("the loop has made it fit");
         (size_log, (0..cells).map(charge).chain([beyond]).collect())
     }
 
     /// The nested attributes of `TCA_STAB`: `struct tc_sizespec` and the charges. The kernel makes
-    /// nothing of `mpu` and `mtu` (`__qdisc_calculate_pkt_len`) but hands them back, without the charges:
-    /// they tell a later reader which table it is.
+    /// nothing of the field `mtu` (`__qdisc_calculate_pkt_len`) but hands it back, without the charges: it
+    /// tells a later reader which table it is.
     fn attribute(self, burst: u32) -> Vec<u8> {
         let (size_log, charges) = self.charges(burst);
         let length = u32::try_from(charges.len()).expect("at most 8193 cells");
@@ -250,7 +239,7 @@ impl SizeTable {
         for field in [
             0,
             linklayer,
-            self.minimum_charge,
+            self.minimum_charge.into(),
             self.longest_frame,
             length,
         ] {
@@ -289,33 +278,29 @@ pub(super) fn view(message: RouteNetlinkMessage, index: LinkIndex) -> Option<Que
         kind: String::new(),
         place,
         bucket: None,
-        size_table: None,
     };
+    let mut longest_frame = None;
     let mut options = Vec::new();
     for attribute in message.attributes {
         if let TcAttribute::Kind(kind) = attribute {
             view.kind = kind;
         } else if let TcAttribute::Stab(bytes) = attribute {
-            view.size_table = table(&bytes);
+            longest_frame = self::longest_frame(&bytes);
         } else if let TcAttribute::Options(found) = attribute {
             options = found;
         }
     }
     if view.kind == "tbf" {
-        view.bucket = bucket(&options, view.size_table);
+        view.bucket = bucket(&options, longest_frame);
     }
     Some(view)
 }
 
-fn table(nested: &[u8]) -> Option<SizeTable> {
-    let base = value(nested, TCA_STAB_BASE)?;
-    Some(SizeTable {
-        minimum_charge: u32_at(&base, 12)?,
-        longest_frame: u32_at(&base, 16)?,
-    })
+fn longest_frame(nested: &[u8]) -> Option<u32> {
+    u32_at(&value(nested, TCA_STAB_BASE)?, 16)
 }
 
-fn bucket(options: &[TcOption], size_table: Option<SizeTable>) -> Option<TokenBucket> {
+fn bucket(options: &[TcOption], longest_frame: Option<u32>) -> Option<TokenBucket> {
     let bytes = options.iter().find_map(|option| {
         if let TcOption::Other(attribute) = option {
             Some(raw_value(attribute))
@@ -329,6 +314,11 @@ fn bucket(options: &[TcOption], size_table: Option<SizeTable>) -> Option<TokenBu
         Some(bytes) => u64::from_ne_bytes(bytes),
         None => u32_at(&parameters, 8)?.into(),
     };
+    let minimum_charge = u16::from_ne_bytes(parameters.get(6..8)?.try_into().ok()?);
+    let size_table = longest_frame.map(|longest_frame| SizeTable {
+        longest_frame,
+        minimum_charge,
+    });
     let time = u128::from(u32_at(&parameters, 28)?) * TICK_NANOSECONDS;
     let burst = u32::try_from(u128::from(rate) * time / 1_000_000_000).unwrap_or(u32::MAX);
     Some(TokenBucket {
@@ -393,7 +383,7 @@ mod tests {
 
             for length in 1..=1522 {
                 let charge = kernel_charge(size_log, &charges, length);
-                let least = i64::from(length.max(minimum));
+                let least = i64::from(length.max(minimum.into()));
                 assert!(
                     charge >= least,
                     "{length} bytes are charged {charge} of {least}"

@@ -14,7 +14,7 @@ mod redirect;
 
 pub use bucket::{InvalidBucket, SizeTable, TokenBucket};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
@@ -32,14 +32,8 @@ operation_error! {
     ListShapingError { index: LinkIndex = "Which link." } "failed to list the shaping of link {index}"
 }
 
-/// The handle of our root TBF; its only class is `1:1`.
+/// The handle of our TBF.
 const BUCKET: TcHandle = TcHandle { major: 1, minor: 0 };
-const BUCKET_CLASS: TcHandle = TcHandle { major: 1, minor: 1 };
-/// The handle of the FIFO in it.
-const FIFO: TcHandle = TcHandle {
-    major: 0x10,
-    minor: 0,
-};
 /// The handle the kernel gives every ingress discipline.
 const INGRESS: TcHandle = TcHandle {
     major: 0xffff,
@@ -53,10 +47,8 @@ pub struct QueueingView {
     pub kind: String,
     /// Where it sits.
     pub place: QueueingPlace,
-    /// Its parameters, when it is a token bucket. Its queue limit is the FIFO's.
+    /// Its parameters, when it is a token bucket.
     pub bucket: Option<TokenBucket>,
-    /// The size table it charges by, if it has one.
-    pub size_table: Option<SizeTable>,
 }
 
 /// Where a queueing discipline sits.
@@ -72,17 +64,52 @@ pub enum QueueingPlace {
 
 impl Netlink {
     /// Shapes what leaves a link through `bucket`; again changes it in place, without losing what is
-    /// queued. Segmentation offload does not get around it: see [`TokenBucket::size_table`].
+    /// queued, but fills it.
     ///
     /// # Errors
     /// With errno `NODEV` when there is no such link, `NOENT` when the kernel has no `sch_tbf`.
+    /// [`NetlinkError::Ignored`] when the kernel cannot charge packets as the bucket wants it.
     pub async fn shape(&self, index: LinkIndex, bucket: &TokenBucket) -> Result<(), ShapeError> {
         let set = async {
             self.replace_queueing(bucket.root_message(index)).await?;
-            // Segments cut inside TBF come without the table's verdict, so the FIFO has one too.
-            self.replace_queueing(bucket.fifo_message(index)).await
+            match self.bucket(index).await? {
+                Some(found) if found.size_table() != bucket.size_table() => Err(
+                    NetlinkError::Ignored("the least charge per packet, which takes Linux 5.17"),
+                ),
+                Some(_) => Ok(()),
+                None => Err(NetlinkError::Unexpected),
+            }
         };
         set.await.map_err(|cause| ShapeError { index, cause })
+    }
+
+    /// Our token bucket on a link, if it is there.
+    async fn bucket(&self, index: LinkIndex) -> Result<Option<TokenBucket>, NetlinkError> {
+        let mut question = message(index, TcHandle::UNSPEC);
+        question.header.handle = BUCKET;
+        let request = RouteNetlinkMessage::GetQueueDiscipline(question);
+        // Without ECHO the answer goes to the subscribers of events alone (`rtnetlink_send`).
+        match self.get(request, NLM_F_ECHO).await {
+            Ok(answer) => Ok(bucket::view(answer, index).and_then(|view| view.bucket)),
+            Err(error) if error.errno() == Some(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what leaves a link is shaped by exactly this bucket.
+    ///
+    /// # Errors
+    /// With errno `NODEV` when there is no such link.
+    pub async fn is_shaped(
+        &self,
+        index: LinkIndex,
+        bucket: &TokenBucket,
+    ) -> Result<bool, ShapeError> {
+        let found = self
+            .bucket(index)
+            .await
+            .map_err(|cause| ShapeError { index, cause })?;
+        Ok(found.is_some_and(|found| bucket.is_same(&found)))
     }
 
     /// Removes what [`Self::shape`] has made; nothing there is fine.

@@ -113,7 +113,11 @@ impl Vm {
                 Err(errno) => panic!("the tap cannot be read: {errno}"),
             }
         }
-        frames.retain(|frame| frame[12..14] == EXPERIMENT || frame[12..14] == [8, 0]);
+        // The bridge itself sends IGMP; TCP is what `rates` offloads.
+        let is_ours = |frame: &[u8]| {
+            frame[12..14] == EXPERIMENT || (frame[12..14] == [8, 0] && frame[23] == 6)
+        };
+        frames.retain(|frame| is_ours(frame));
         frames
     }
 

@@ -123,7 +123,7 @@ async fn nothing_is_left_when_the_intermediate_device_cannot_be_made() {
     let error = ports.make(&spec).await.unwrap_err();
 
     assert!(
-        told(&error).contains("is not a intermediate device"),
+        told(&error).contains("is not an intermediate device"),
         "{}",
         told(&error)
     );

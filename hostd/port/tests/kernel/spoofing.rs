@@ -22,21 +22,6 @@ async fn frames_from_a_foreign_address_are_dropped_and_those_from_the_own_one_pa
 }
 
 #[tokio::test]
-async fn a_foreign_address_is_dropped_in_a_bridge_that_filters_vlans_too() {
-    let (netns, ports) = bridge().await;
-    run(&netns, "ip link set br0 type bridge vlan_filtering 1").await;
-    let (sender, receiver) = (
-        Vm::plug(&ports, &spec(1)).await,
-        Vm::plug(&ports, &spec(2)).await,
-    );
-
-    sender.send(FOREIGN.parse().unwrap(), receiver.mac, 100);
-    sender.send(sender.mac, receiver.mac, 101);
-
-    assert_eq!(receiver.receive().len(), 101);
-}
-
-#[tokio::test]
 async fn a_port_gets_broadcasts_but_no_frames_for_others() {
     let (_netns, ports) = bridge().await;
     let (sender, receiver) = (
