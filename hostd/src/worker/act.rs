@@ -232,7 +232,6 @@ impl VmWorker {
                 if let Some(hardware) = &mut self.hardware {
                     hardware.nics.retain(|plugged| plugged.nic != record.id);
                 }
-                self.note_guest_unplug(record);
                 self.stale = true;
                 Outcome::Done
             }
@@ -246,16 +245,17 @@ impl VmWorker {
         }
     }
 
-    fn note_guest_unplug(&self, record: &NicRecord) {
-        let since = self
-            .nics
-            .get(&record.id)
-            .and_then(super::Progress::asked_since);
-        if let Some(since) = since {
+    /// Puts on the board how long the guest took to let go, once it has.
+    pub(super) fn note_guest_unplug(&mut self, record: &NicRecord) {
+        let gone = self.hardware.is_some() && !self.has_device(&record.id);
+        let Some(progress) = self.nics.get_mut(&record.id) else {
+            return;
+        };
+        if gone && let Some(asked) = progress.take_asked() {
             let step = TimedStep::Host(Step::GuestUnplug);
             self.tools
                 .board
-                .step_done(&record.id, Some(&self.vm), step, since.elapsed());
+                .step_done(&record.id, Some(&self.vm), step, asked.elapsed());
         }
     }
 

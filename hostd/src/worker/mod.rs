@@ -192,6 +192,7 @@ impl VmWorker {
             self.declare_early(&record).await;
             let view = self.agent.view();
             self.note_guest_steps(&record, &view);
+            self.note_guest_unplug(&record);
             if self.is_held_back(id) {
                 return self.wait(&record, Blocked::Retrying);
             }

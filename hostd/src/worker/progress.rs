@@ -113,9 +113,9 @@ impl Progress {
         });
     }
 
-    /// Since when the guest has been asked to let go.
-    pub(super) fn asked_since(&self) -> Option<Instant> {
-        self.asked.map(|asked| asked.first_at)
+    /// The guest has let go: since when it had been asked, told once.
+    pub(super) fn take_asked(&mut self) -> Option<Instant> {
+        self.asked.take().map(|asked| asked.first_at)
     }
 
     /// Whether the guest has only just been asked: nothing stands in the way yet.
