@@ -1,9 +1,9 @@
 //! Telling the segment where an address now is, so that neighbours and switches do not keep sending
 //! to where it was.
 //!
-//! The frames leave through a packet socket, not through the address's own: they may be sent while the
-//! address is still optimistic, and no route is looked up for them. They carry the NIC's own source
-//! address, from which every bridge on the way learns the port.
+//! The frames leave through a packet socket, not through the address's own: they may be sent while
+//! the address is still optimistic, and no route is looked up for them. They carry the NIC's own
+//! source address, from which every bridge on the way learns the port.
 
 use std::io;
 use std::mem;
@@ -140,8 +140,8 @@ fn arp_announcement(mac: MacAddr, address: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// Ethernet (14 bytes), IPv6 (40 bytes), neighbour advertisement with the target's link-layer address
-/// as an option (32 bytes, RFC 4861 §4.4).
+/// Ethernet (14 bytes), IPv6 (40 bytes), neighbour advertisement with the target's link-layer
+/// address as an option (32 bytes, RFC 4861 §4.4).
 fn neighbour_advertisement(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
     const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     const OVERRIDE: u8 = 0x20;

@@ -1,8 +1,8 @@
 //! Ports of a Linux bridge, and the addresses behind them.
 //!
-//! A port that is `locked` lets in only frames whose source address the bridge knows to be behind that
-//! very port (Linux 5.18, commit a21d9a670d81). With learning off it knows only what it was told, so one
-//! static entry is all the VM can use as its address:
+//! A port that is `locked` lets in only frames whose source address the bridge knows to be behind
+//! that very port (Linux 5.18, commit a21d9a670d81). With learning off it knows only what it was
+//! told, so one static entry is all the VM can use as its address:
 //!
 //! ```text
 //!   link down ──► into the bridge ──► locked, no learning, no flooding ──► its address ──► link up
@@ -28,7 +28,7 @@ use crate::netlink::link_view::LinkIndex;
 
 operation_error! {
     /// From [`Netlink::add_static_address`].
-    AddStaticAddressError { mac: MacAddr = "Which address.", port: LinkIndex = "Behind which port." }
+    AddStaticAddressError { mac: MacAddr = "Which address.", port: LinkIndex = "Which port." }
     "failed to tell the bridge that {mac} is behind port {port}"
 }
 
@@ -69,8 +69,8 @@ pub struct BridgePortFlags {
     pub learning: Switch,
     /// Whether it gets frames to addresses the bridge does not know.
     pub unicast_flood: Switch,
-    /// Whether it lets in only frames from addresses the bridge knows behind it. Read back it is `Off`
-    /// where the kernel has no such thing.
+    /// Whether it lets in only frames from addresses the bridge knows behind it. Read back it is
+    /// `Off` where the kernel has no such thing.
     pub locked: Switch,
 }
 
@@ -78,8 +78,8 @@ impl Netlink {
     /// Puts a link into a bridge, or out of any.
     ///
     /// # Errors
-    /// With errno `XFULL` when the bridge has all the ports it can have (1024), `NODEV` when either is
-    /// gone, `BUSY` when something else receives the link's frames (macvlan, Open vSwitch).
+    /// With errno `XFULL` when the bridge has all the ports it can have (1024), `NODEV` when either
+    /// is gone, `BUSY` when something else receives the link's frames (macvlan, Open vSwitch).
     pub async fn set_master(
         &self,
         index: LinkIndex,
@@ -93,8 +93,8 @@ impl Netlink {
     /// Sets the properties of a bridge port.
     ///
     /// # Errors
-    /// With errno `INVAL` or `OPNOTSUPP` when it is not in a bridge. A kernel that does not know one of
-    /// them ignores it: read them back.
+    /// With errno `INVAL` or `OPNOTSUPP` when it is not in a bridge. A kernel that does not know
+    /// one of them ignores it: read them back.
     pub async fn set_bridge_port_flags(
         &self,
         port: LinkIndex,
@@ -180,8 +180,8 @@ impl Netlink {
         Ok(list)
     }
 
-    /// Makes an intermediate functional block device: a queue through which frames that come in can be
-    /// sent as though they went out, so that they can be shaped.
+    /// Makes an intermediate functional block device: a queue through which frames that come in can
+    /// be sent as though they went out, so that they can be shaped.
     ///
     /// # Errors
     /// With errno `EXIST` when the name is taken, `OPNOTSUPP` when the kernel has no `ifb`.
@@ -203,8 +203,8 @@ impl Netlink {
         })
     }
 
-    /// Keeps the kernel from making up an IPv6 address for a link (`addrgenmode none`). That IPv6 is
-    /// not there at all is fine.
+    /// Keeps the kernel from making up an IPv6 address for a link (`addrgenmode none`). That IPv6
+    /// is not there at all is fine.
     ///
     /// # Errors
     /// With errno `NODEV` when there is no such link.

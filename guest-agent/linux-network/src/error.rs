@@ -1,8 +1,8 @@
 //! What can go wrong between us and the kernel, and the pattern of the errors of each operation.
 //!
-//! An operation's error says what was attempted and on what; its source is a [`NetlinkError`], which
-//! keeps the kernel's errno as a number, so that a caller can tell a link that is gone (`ENODEV`) from
-//! a name that is taken (`EEXIST`) without reading text.
+//! An operation's error says what was attempted and on what; its source is a [`NetlinkError`],
+//! which keeps the kernel's errno as a number, so that a caller can tell a link that is gone
+//! (`ENODEV`) from a name that is taken (`EEXIST`) without reading text.
 
 use std::time::Duration;
 
@@ -81,9 +81,13 @@ fn explanation(rest: &[u8]) -> Option<String> {
         })
 }
 
-/// Defines the error of one operation: its operand in the message, a [`NetlinkError`] as the source.
+/// Defines the error of one operation: its operand in the message, a [`NetlinkError`] as the
+/// source.
 macro_rules! operation_error {
-    ($(#[$doc:meta])* $name:ident { $($operand:ident: $kind:ty = $about:literal),* } $message:literal) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($operand:ident: $kind:ty = $about:literal),* } $message:literal
+    ) => {
         $(#[$doc])*
         #[derive(Debug, thiserror::Error)]
         #[error($message)]

@@ -1,10 +1,10 @@
 //! The only code that calls rtnetlink, setns and TUN.
 //!
-//! A netlink socket belongs for life to the network namespace of the thread that made it, and so does
-//! a packet socket, a tap and what `/proc/sys/net` shows. Code that forgets this configures the wrong
-//! namespace and succeeds. Hence one rule: whatever depends on a namespace takes a [`Netns`], and
-//! enters it on a thread of its own that ends there ([`Netns::run`]); no other thread ever calls
-//! `setns`.
+//! A netlink socket belongs for life to the network namespace of the thread that made it, and so
+//! does a packet socket, a tap and what `/proc/sys/net` shows. Code that forgets this configures
+//! the wrong namespace and succeeds. Hence one rule: whatever depends on a namespace takes a
+//! [`Netns`], and enters it on a thread of its own that ends there ([`Netns::run`]); no other
+//! thread ever calls `setns`.
 //!
 //! ```text
 //!   Netns ──run──► thread in that namespace ──► socket ──► Netlink   (ask, with a deadline)

@@ -2,12 +2,12 @@
 //!
 //! Names and pids come from other parties and are slippery: a name may be a symlink that leads
 //! elsewhere, a pid may belong to another process by now. A [`Netns`] is therefore always a
-//! descriptor of the namespace itself, obtained in a way that cannot be diverted, and stays the same
-//! namespace whatever happens to the name or the process.
+//! descriptor of the namespace itself, obtained in a way that cannot be diverted, and stays the
+//! same namespace whatever happens to the name or the process.
 //!
 //! ```text
-//!   named_or_create: file under /run/netns ──► new namespace on its own thread ──► bind mount on the file
-//!   remove_named:    unmount ──► unlink          (the namespace lives on while a Netns or a task holds it)
+//!   named_or_create: file under /run/netns ──► new namespace, on a thread ──► mounted on the file
+//!   remove_named:    unmount ──► unlink     (the namespace lives on while a Netns or a task has it)
 //! ```
 
 use std::fs;
@@ -116,8 +116,8 @@ impl Netns {
         Self::checked(opened.map_err(system(of, "open it"))?, of)
     }
 
-    /// A new namespace without a name: it ends when the last clone of it, socket in it and task in it
-    /// is gone, and every link in it that was made by software with it.
+    /// A new namespace without a name: it ends when the last clone of it, socket in it and task in
+    /// it is gone, and every link in it that was made by software with it.
     ///
     /// # Errors
     /// When that is not permitted.
@@ -244,8 +244,8 @@ impl Netns {
     }
 
     /// Runs `work` inside the namespace, on a thread named `name` that ends with it. For short work
-    /// (making a socket, writing a sysctl); whoever needs a deadline puts one around the future: the
-    /// thread then finishes unobserved.
+    /// (making a socket, writing a sysctl); whoever needs a deadline puts one around the future:
+    /// the thread then finishes unobserved.
     ///
     /// # Errors
     /// When the thread cannot be started or cannot enter the namespace, or `work` panics.

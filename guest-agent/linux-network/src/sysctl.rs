@@ -1,4 +1,5 @@
-//! Settings under `/proc/sys/net`, which show and change the namespace of the thread that opens them.
+//! Settings under `/proc/sys/net`, which show and change the namespace of the thread that opens
+//! them.
 
 use std::fs;
 use std::io;
@@ -9,7 +10,8 @@ use nic_model::LinkName;
 
 use crate::netns::{Netns, RunInNetnsError};
 
-/// Setting one may wait for the RTNL lock (`disable_ipv6` and `forwarding` do, net/ipv6/addrconf.c).
+/// Setting one may wait for the RTNL lock (`disable_ipv6` and `forwarding` do,
+/// net/ipv6/addrconf.c).
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// From [`set`].

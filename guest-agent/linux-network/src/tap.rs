@@ -1,8 +1,8 @@
 //! Taps: the host end of a VM's NIC.
 //!
-//! A tap lives as long as a process holds a queue of it, or for ever once it is made persistent. Who
-//! holds it decides what may be done to it, so attaching never takes a queue away from a holder and
-//! never adds one beside those of another process.
+//! A tap lives as long as a process holds a queue of it, or for ever once it is made persistent.
+//! Who holds it decides what may be done to it, so attaching never takes a queue away from a holder
+//! and never adds one beside those of another process.
 //!
 //! ```text
 //!   absent ──attach──► held by descriptors ──last one closed──► absent

@@ -1,10 +1,11 @@
 //! Being told when links come, change and go.
 //!
 //! The kernel drops events when a listener is slow, and says so by an error on the next read
-//! (`ENOBUFS`), once: until the listener has read everything that was queued, it drops more without a
-//! word (`NETLINK_S_CONGESTED` in net/netlink/af_netlink.c). So the queue is emptied first, and then
-//! [`LinkEvent::Overrun`] asks for the only right answer, to look at all links again. Nothing is queued
-//! in this process beyond one datagram: a slow listener fills the kernel's buffer, whose size is fixed.
+//! (`ENOBUFS`), once: until the listener has read everything that was queued, it drops more without
+//! a word (`NETLINK_S_CONGESTED` in net/netlink/af_netlink.c). So the queue is emptied first, and
+//! then [`LinkEvent::Overrun`] asks for the only right answer, to look at all links again. Nothing
+//! is queued in this process beyond one datagram: a slow listener fills the kernel's buffer, whose
+//! size is fixed.
 //!
 //! ```text
 //!   subscribe ──► (now list the links: what came before) ──► next, next, …
@@ -28,8 +29,8 @@ use crate::netns::Netns;
 /// `RTNLGRP_LINK`, include/uapi/linux/rtnetlink.h.
 const LINK_GROUP: u32 = 1;
 
-/// Unread events that the kernel keeps: about a thousand of 1 KiB each. It doubles the number for its
-/// own bookkeeping and caps it at `net.core.rmem_max` (socket(7)).
+/// Unread events that the kernel keeps: about a thousand of 1 KiB each. It doubles the number for
+/// its own bookkeeping and caps it at `net.core.rmem_max` (socket(7)).
 const RECEIVE_BUFFER_BYTES: i32 = 1 << 20;
 
 /// A datagram of events has at most 32 KiB (`NLMSG_GOODSIZE` and Linux commit d35c99ff77ec).
@@ -102,8 +103,8 @@ impl LinkWatch {
     }
 
     /// Throws away what the kernel has queued. It ends, because reading a datagram is much quicker
-    /// than changing a link. Past the runtime, whose cooperative budget would pretend after 128 reads
-    /// that the queue is empty.
+    /// than changing a link. Past the runtime, whose cooperative budget would pretend after 128
+    /// reads that the queue is empty.
     fn empty_queue(&mut self) -> Result<(), WatchLinksError> {
         loop {
             self.datagram.clear();
@@ -142,8 +143,8 @@ fn read(mut datagram: &[u8], events: &mut VecDeque<LinkEvent>) {
 )]
 fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<LinkEvent> {
     match payload {
-        // A bridge tells of its ports in messages of the same type: DELLINK then means that the link
-        // has left the bridge.
+        // A bridge tells of its ports in messages of the same type: DELLINK then means that the
+        // link has left the bridge.
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
         ) if link.header.interface_family == AddressFamily::Bridge => None,

@@ -1,7 +1,7 @@
 //! Ports of a Linux bridge that let a VM use its own address and no other.
 //!
 //! ```text
-//!   tap down ─► no IPv6 ─► rates ─► into the bridge ─► locked, its address alone ─► read back ─► up
+//!   tap down ─► no IPv6 ─► rates ─► into the bridge ─► locked, one address ─► read back ─► up
 //! ```
 //!
 //! The port is locked, does not learn, and gets no frames for addresses the bridge does not know

@@ -1,7 +1,7 @@
 //! The steps that every kind of port is made of, each of which may be repeated.
 //!
-//! A tap that is up already may belong to a running VM: the steps then correct what is wrong and leave
-//! alone what is right, so that a repeated `make` costs no frame and grants no new burst.
+//! A tap that is up already may belong to a running VM: the steps then correct what is wrong and
+//! leave alone what is right, so that a repeated `make` costs no frame and grants no new burst.
 
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
@@ -144,8 +144,8 @@ impl Host {
         })
     }
 
-    /// A queue beside those of a running VM would take frames away from it, so a tap that has a holder
-    /// is not attached to.
+    /// A queue beside those of a running VM would take frames away from it, so a tap that has a
+    /// holder is not attached to.
     async fn attach_to_existing(
         &self,
         spec: &PortSpec,
@@ -179,9 +179,9 @@ impl Host {
             .during(step)
     }
 
-    /// Largest packet and own address of the tap. The address begins with `fe`, as libvirt's taps do, so
-    /// that a bridge, which takes the lowest address of its ports, does not take this one and lose its
-    /// neighbours.
+    /// Largest packet and own address of the tap. The address begins with `fe`, as libvirt's taps
+    /// do, so that a bridge, which takes the lowest address of its ports, does not take this one
+    /// and lose its neighbours.
     pub(crate) async fn dress(&self, tap: &LinkView, spec: &PortSpec) -> Result<(), Failure> {
         let step = "set the MTU and the address of its tap";
         let [_, rest @ ..] = spec.mac.octets();
@@ -292,8 +292,8 @@ impl Host {
         self.netlink.set_link(index, change).await
     }
 
-    /// Stops all frames of a port at once. The intermediate device goes down before the tap leaves its
-    /// network: what it still has queued would arrive at a tap of the host's own then.
+    /// Stops all frames of a port at once. The intermediate device goes down before the tap leaves
+    /// its network: what it still has queued would arrive at a tap of the host's own then.
     pub(crate) async fn stop(&self, nic: &NicId) -> Result<Option<LinkView>, Cause> {
         let tap = self
             .netlink

@@ -15,19 +15,19 @@ use nic_model::{Mtu, RateLimit};
 /// Ethernet header and two VLAN tags: what a frame has besides its packet at most.
 const FRAME_OVERHEAD_BYTES: u32 = 14 + 2 * 4;
 
-/// A bucket holds what its rate yields in 4 ms, one tick of a kernel with `CONFIG_HZ=250`: less, and a
-/// late timer costs throughput (tc-tbf(8), "burst").
+/// A bucket holds what its rate yields in 4 ms, one tick of a kernel with `CONFIG_HZ=250`: less,
+/// and a late timer costs throughput (tc-tbf(8), "burst").
 const BURSTS_PER_SECOND: u64 = 250;
 
 /// But not less than a maximal buffer of segmentation offload, so that slow NICs need not segment.
 const BURST_BYTES_MIN: u64 = 64 * 1024;
 
-/// A packet waits at most a twentieth of a second, 50 ms (the `latency` of tc-tbf(8)'s examples), and a
-/// burst may always wait.
+/// A packet waits at most a twentieth of a second, 50 ms (the `latency` of tc-tbf(8)'s examples),
+/// and a burst may always wait.
 const QUEUES_PER_SECOND: u64 = 20;
 
-/// Beyond this, the most that fits `mpu` of `struct tc_ratespec`, a charge is halved together with the
-/// rate, which lets the same packets through.
+/// Beyond this, the most that fits `mpu` of `struct tc_ratespec`, a charge is halved together with
+/// the rate, which lets the same packets through.
 const CHARGE_BYTES_MAX: u64 = 0xffff;
 
 /// The bucket that enforces `limit` on packets of up to `mtu`; `None` when nothing is limited.

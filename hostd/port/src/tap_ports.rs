@@ -1,7 +1,7 @@
 //! Plain taps: the port ends at the tap, and the operator wires it to a network.
 //!
-//! Rates are limited; which addresses the VM uses is for the operator's network to check. A wiring that
-//! was made by hand survives: `isolate` only switches the tap off.
+//! Rates are limited; which addresses the VM uses is for the operator's network to check. A wiring
+//! that was made by hand survives: `isolate` only switches the tap off.
 
 use async_trait::async_trait;
 use linux_network::{AdminState, ConnectNetlinkError, Netns};

@@ -34,11 +34,12 @@ operation_error! {
 /// What is done about a duplicate of an IPv6 address. IPv4 ones have no such thing in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DuplicateDetection {
-    /// The address is used at once and nobody is asked: for addresses that an allocator keeps unique.
+    /// The address is used at once and nobody is asked: for addresses that an allocator keeps
+    /// unique.
     Off,
     /// The address is used at once and the neighbours are asked meanwhile (RFC 4429). The kernel
-    /// does so only where it was built with it and `net.ipv6.conf.*.optimistic_dad` is 1; elsewhere it
-    /// silently does as for [`Self::First`] (`inet6_rtm_newaddr` in net/ipv6/addrconf.c).
+    /// does so only where it was built with it and `net.ipv6.conf.*.optimistic_dad` is 1; elsewhere
+    /// it silently does as for [`Self::First`] (`inet6_rtm_newaddr` in net/ipv6/addrconf.c).
     Optimistic,
     /// The neighbours are asked first, about one second, before the address can be used.
     First,

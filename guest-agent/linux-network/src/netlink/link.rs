@@ -31,13 +31,13 @@ operation_error! {
     DeleteLinkError { index: LinkIndex = "Which." } "failed to delete link {index}"
 }
 
-/// What to change of a link; what is `None` stays. All of it travels in one message, which the kernel
-/// works through in the order of the fields here (`do_setlink` in net/core/rtnetlink.c) and does not
-/// undo when a later part fails, except that nothing has happened yet when the move fails.
+/// What to change of a link; what is `None` stays. All of it travels in one message, which the
+/// kernel works through in the order of the fields here (`do_setlink` in net/core/rtnetlink.c) and
+/// does not undo when a later part fails, except that nothing has happened yet when the move fails.
 #[derive(Debug, Clone, Default)]
 pub struct LinkChange<'a> {
-    /// Moves it, switched off, into another namespace; `name` is then the name it gets there, in one
-    /// step, and what follows happens there.
+    /// Moves it, switched off, into another namespace; `name` is then the name it gets there, in
+    /// one step, and what follows happens there.
     pub move_to: Option<&'a Netns>,
     /// Its Ethernet address.
     pub mac: Option<MacAddr>,
@@ -124,8 +124,8 @@ impl Netlink {
     ///
     /// # Errors
     /// With errno `NODEV` when there is no such link, `EXIST` when the name is taken (for a move:
-    /// there), `BUSY` when it is up and the kernel cannot rename it then, `INVAL` or `RANGE` for an MTU
-    /// it cannot have.
+    /// there), `BUSY` when it is up and the kernel cannot rename it then, `INVAL` or `RANGE` for an
+    /// MTU it cannot have.
     pub async fn set_link(
         &self,
         index: LinkIndex,

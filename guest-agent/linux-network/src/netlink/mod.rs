@@ -6,7 +6,7 @@
 //! ```text
 //!   request ──► acknowledged            change: the kernel has done it, or says why not
 //!          └──► answer                  get
-//!          └──► part, part, … done      list: read again when it changed meanwhile (NLM_F_DUMP_INTR)
+//!          └──► part, part, … done      list: read again if it changed meanwhile
 //! ```
 
 pub(crate) mod address;
@@ -45,8 +45,8 @@ const LIST_ATTEMPTS: usize = 10;
 pub struct Netlink {
     handle: Handle,
     deadline: Duration,
-    /// Held while a list is read: a socket has room for one at a time, and the kernel refuses a second
-    /// with `EBUSY` (`__netlink_dump_start` in net/netlink/af_netlink.c).
+    /// Held while a list is read: a socket has room for one at a time, and the kernel refuses a
+    /// second with `EBUSY` (`__netlink_dump_start` in net/netlink/af_netlink.c).
     listing: Arc<Mutex<()>>,
 }
 

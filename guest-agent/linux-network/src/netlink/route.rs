@@ -41,8 +41,9 @@ impl Netlink {
     /// a prefix length of 32.
     ///
     /// # Errors
-    /// With errno `EXIST` when there is one to the same destination with the same metric, `NODEV` when
-    /// there is no such link, `NETDOWN` when it is down, `NETUNREACH` when IPv4 cannot use the gateway.
+    /// With errno `EXIST` when there is one to the same destination with the same metric, `NODEV`
+    /// when there is no such link, `NETDOWN` when it is down, `NETUNREACH` when IPv4 cannot use the
+    /// gateway.
     pub async fn add_route(&self, index: LinkIndex, route: &Route) -> Result<(), AddRouteError> {
         let request = RouteNetlinkMessage::NewRoute(message(index, route));
         let done = self.change(request, NLM_F_CREATE | NLM_F_EXCL).await;

@@ -1,22 +1,22 @@
 //! A token bucket (`sch_tbf`) and how it charges packets, as bytes on the wire.
 //!
-//! TBF limits bytes per second and knows no packets. But its rate has a least charge per packet (`mpu` of
-//! `struct tc_ratespec`, honoured since Linux 5.17, commit fb80445c438c), so that one bucket can limit
-//! both: if every packet counts for at least rate ÷ packet rate, then no more than the packet rate gets
-//! through.
+//! TBF limits bytes per second and knows no packets. But its rate has a least charge per packet
+//! (`mpu` of `struct tc_ratespec`, honoured since Linux 5.17, commit fb80445c438c), so that one
+//! bucket can limit both: if every packet counts for at least rate ÷ packet rate, then no more than
+//! the packet rate gets through.
 //!
-//! Segmentation offload must not get around that: one buffer of 64 KiB may be a thousand packets on the
-//! wire. A size table (`TCA_STAB`) therefore makes whatever is longer than a frame may be longer than the
-//! bucket can hold, upon which TBF cuts it into segments (`tbf_segment` in net/sched/sch_tbf.c) or, when
-//! it is no such buffer, drops it:
+//! Segmentation offload must not get around that: one buffer of 64 KiB may be a thousand packets on
+//! the wire. A size table (`TCA_STAB`) therefore makes whatever is longer than a frame may be
+//! longer than the bucket can hold, upon which TBF cuts it into segments (`tbf_segment` in
+//! net/sched/sch_tbf.c) or, when it is no such buffer, drops it:
 //!
 //! ```text
 //!   frame ──► size table ──fits──────────────────────► FIFO ──► charged, at least the minimum
 //!                   └──────longer than a frame──► segments ──┘
 //! ```
 //!
-//! The table also charges the minimum, for the sake of the FIFO: its limit, in bytes, then means the
-//! same waiting time for small packets as for large ones.
+//! The table also charges the minimum, for the sake of the FIFO: its limit, in bytes, then means
+//! the same waiting time for small packets as for large ones.
 
 use netlink_packet_core::{DefaultNla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -55,8 +55,8 @@ pub struct TokenBucket {
 /// How a bucket charges packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeTable {
-    /// Longest frame there may be, in bytes, Ethernet header counted. What is longer is segmented or
-    /// dropped.
+    /// Longest frame there may be, in bytes, Ethernet header counted. What is longer is segmented
+    /// or dropped.
     pub longest_frame: u32,
     /// What a packet is charged at least, in bytes.
     pub minimum_charge: u16,
@@ -85,8 +85,8 @@ pub enum InvalidBucket {
 }
 
 impl TokenBucket {
-    /// A bucket of `rate` bytes per second and `burst` bytes, before which `queue` bytes wait, the rest
-    /// being dropped.
+    /// A bucket of `rate` bytes per second and `burst` bytes, before which `queue` bytes wait, the
+    /// rest being dropped.
     ///
     /// # Errors
     /// When the numbers contradict each other.
@@ -122,14 +122,15 @@ impl TokenBucket {
         self.burst
     }
 
-    /// How it charges packets; `None`: by their length, and a buffer that is still to be segmented by the
-    /// length of its segments.
+    /// How it charges packets; `None`: by their length, and a buffer that is still to be segmented
+    /// by the length of its segments.
     #[must_use]
     pub fn size_table(&self) -> Option<SizeTable> {
         self.size_table
     }
 
-    /// Whether `found`, as read back, is this bucket. The kernel keeps the burst as a time, in ticks.
+    /// Whether `found`, as read back, is this bucket. The kernel keeps the burst as a time, in
+    /// ticks.
     #[must_use]
     pub fn is_same(&self, found: &Self) -> bool {
         let tolerance = self.burst / 64 + 1;
@@ -162,8 +163,8 @@ impl TokenBucket {
         options.into_iter().map(option).collect()
     }
 
-    /// `struct tc_tbf_qopt`: two of `struct tc_ratespec` (the second, the peak rate, unused), the limit of
-    /// the queue, and burst and MTU in ticks, which `TCA_TBF_BURST` stands in for.
+    /// `struct tc_tbf_qopt`: two of `struct tc_ratespec` (the second, the peak rate, unused), the
+    /// limit of the queue, and burst and MTU in ticks, which `TCA_TBF_BURST` stands in for.
     fn parameters(&self) -> Vec<u8> {
         let minimum_charge = self.size_table.map_or(0, |table| table.minimum_charge);
         let mut bytes = vec![0, TC_LINKLAYER_ETHERNET, 0, 0, 0, 0];
@@ -193,8 +194,9 @@ impl SizeTable {
         Ok(())
     }
 
-    /// The largest burst a bucket with this table can have, in bytes. Past the table's end the kernel
-    /// multiplies, charge × (length ÷ table) in an `int`; half of it is left for rounding up.
+    /// The largest burst a bucket with this table can have, in bytes. Past the table's end the
+    /// kernel multiplies, charge × (length ÷ table) in an `int`; half of it is left for rounding
+    /// up.
     #[must_use]
     pub fn largest_burst(self) -> u32 {
         let repeats = LONGEST_BUFFER_BYTES / self.longest_frame.max(1) + 2;
@@ -209,7 +211,8 @@ impl SizeTable {
             .max(self.minimum_charge.into())
     }
 
-    /// The charges, in units of `1 << size_log` bytes, rounded up; the last one is more than `burst`.
+    /// The charges, in units of `1 << size_log` bytes, rounded up; the last one is more than
+    /// `burst`.
     fn charges(self, burst: u32) -> (u8, Vec<u16>) {
         let mut size_log = 0_u8;
         while (burst >> size_log) + 1 > u32::from(u16::MAX) {
@@ -227,8 +230,8 @@ impl SizeTable {
     }
 
     /// The nested attributes of `TCA_STAB`: `struct tc_sizespec` and the charges. The kernel makes
-    /// nothing of the field `mtu` (`__qdisc_calculate_pkt_len`) but hands it back, without the charges: it
-    /// tells a later reader which table it is.
+    /// nothing of the field `mtu` (`__qdisc_calculate_pkt_len`) but hands it back, without the
+    /// charges: it tells a later reader which table it is.
     fn attribute(self, burst: u32) -> Vec<u8> {
         let (size_log, charges) = self.charges(burst);
         let length = u32::try_from(charges.len()).expect("at most 8193 cells");

@@ -1,13 +1,14 @@
-//! Traffic control: shaping what leaves a link, and diverting what arrives so that it can be shaped too.
+//! Traffic control: shaping what leaves a link, and diverting what arrives so that it can be shaped
+//! too.
 //!
 //! ```text
 //!   towards the link's other end:  root ── TBF ── FIFO ──► out
 //!   from the other end:            ingress ── u32 ── mirred ──► another link's root ── TBF ── FIFO
 //! ```
 //!
-//! These four parts (`sch_tbf`, `sch_ingress`, `cls_u32`, `act_mirred`) are in every kernel that can do
-//! traffic control at all, unlike `police`, `matchall` and `sfq`. The library knows neither TBF nor size
-//! tables, hence the bytes in [`bucket`].
+//! These four parts (`sch_tbf`, `sch_ingress`, `cls_u32`, `act_mirred`) are in every kernel that
+//! can do traffic control at all, unlike `police`, `matchall` and `sfq`. The library knows neither
+//! TBF nor size tables, hence bytes written by hand.
 
 mod bucket;
 mod redirect;
@@ -29,7 +30,8 @@ operation_error! {
 
 operation_error! {
     /// From [`Netlink::queueing`] and [`Netlink::redirections`].
-    ListShapingError { index: LinkIndex = "Which link." } "failed to list the shaping of link {index}"
+    ListShapingError { index: LinkIndex = "Which link." }
+    "failed to list the shaping of link {index}"
 }
 
 /// The handle of our TBF.
@@ -63,8 +65,8 @@ pub enum QueueingPlace {
 }
 
 impl Netlink {
-    /// Shapes what leaves a link through `bucket`; again changes it in place, without losing what is
-    /// queued, but fills it.
+    /// Shapes what leaves a link through `bucket`; again changes it in place, without losing what
+    /// is queued, but fills it.
     ///
     /// # Errors
     /// With errno `NODEV` when there is no such link, `NOENT` when the kernel has no `sch_tbf`.

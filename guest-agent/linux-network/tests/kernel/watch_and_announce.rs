@@ -44,7 +44,12 @@ async fn a_link_is_told_of_when_it_comes_changes_and_goes() {
     .await;
     let one = index(&netlink, "one").await;
     netlink.set_link(one, UP).await.unwrap();
-    let is_up = |event: &LinkEvent| matches!(event, LinkEvent::Changed(view) if view.index == one && view.admin == AdminState::Up);
+    let is_up = |event: &LinkEvent| {
+        let LinkEvent::Changed(view) = event else {
+            return false;
+        };
+        view.index == one && view.admin == AdminState::Up
+    };
     wait_for(&mut watch, is_up).await;
     netlink.delete_link(one).await.unwrap();
     wait_for(&mut watch, |event| *event == LinkEvent::Gone(one)).await;
@@ -118,7 +123,12 @@ async fn lost_events_are_told_of_as_an_overrun() {
         ..LinkChange::default()
     };
     netlink.set_link(one, after).await.unwrap();
-    let after = |event: &LinkEvent| matches!(event, LinkEvent::Changed(view) if view.alias.as_deref() == Some("after"));
+    let after = |event: &LinkEvent| {
+        let LinkEvent::Changed(view) = event else {
+            return false;
+        };
+        view.alias.as_deref() == Some("after")
+    };
     wait_for(&mut watch, after).await;
 }
 

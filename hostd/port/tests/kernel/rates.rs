@@ -1,5 +1,5 @@
-//! Limits, measured with frames through the taps. What is asserted is the bound that the limit is: in no
-//! stretch of time does more pass than burst + rate × time, however busy the machine.
+//! Limits, measured with frames through the taps. What is asserted is the bound that the limit is:
+//! in no stretch of time does more pass than burst + rate × time, however busy the machine.
 
 use std::time::{Duration, Instant};
 
@@ -153,8 +153,8 @@ async fn of_two_limits_neither_is_exceeded() {
     }
 }
 
-/// A buffer of `segments` TCP segments of 100 bytes, left to the host to cut, as a guest's driver sends
-/// it (virtio 1.2 §5.1.6.2).
+/// A buffer of `segments` TCP segments of 100 bytes, left to the host to cut, as a guest's driver
+/// sends it (virtio 1.2 §5.1.6.2).
 fn offloaded(from: MacAddr, to: MacAddr, segments: usize) -> Vec<u8> {
     const HEADERS: u16 = 14 + 20 + 20;
     let length = u16::try_from(40 + segments * 100).unwrap();
