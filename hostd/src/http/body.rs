@@ -73,6 +73,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
     if bytes.trim_ascii().is_empty() {
         return Err(invalid("the body is empty, a JSON object is needed"));
     }
+    // serde would take an array for an object, its fields in order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid("the body must be a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| refusal(&error))?;
     json.end().map_err(|error| malformed(&error))?;

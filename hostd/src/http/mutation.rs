@@ -96,6 +96,6 @@ where
                 .wait_for_rest(&record.id, record.generation, &ask)
                 .await?)
         }
-        answer => Ok(answer),
+        answer @ (Answer::Settled(_) | Answer::UnderWay(_)) => Ok(answer),
     }
 }
