@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   named_or_create: file under /run/netns ──► new namespace, on a thread ──► mounted on the file
-//!   remove_named:    unmount ──► unlink     (the namespace lives on while a Netns or a task has it)
+//!   remove_named:    unmount ──► unlink    (the namespace lives on while a Netns or task has it)
 //! ```
 
 use std::fs;

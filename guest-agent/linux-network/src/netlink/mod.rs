@@ -248,3 +248,58 @@ fn register(socket: Socket) -> TokioSocket {
 pub(crate) fn set_receive_buffer(socket: &TokioSocket, bytes: i32) -> io::Result<()> {
     socket.socket_ref().set_rx_buf_sz(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use netlink_packet_core::DoneMessage;
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::*;
+
+    fn part(flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {
+        let link = RouteNetlinkMessage::NewLink(LinkMessage::default());
+        let mut message = NetlinkMessage::from(link);
+        message.header.flags = flags;
+        message
+    }
+
+    fn end(flags: u16, code: i32) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut done = DoneMessage::default();
+        done.code = code;
+        let mut message = part(flags);
+        message.payload = NetlinkPayload::Done(done);
+        message
+    }
+
+    async fn read(
+        answers: Vec<NetlinkMessage<RouteNetlinkMessage>>,
+    ) -> Result<Option<usize>, NetlinkError> {
+        let parts = read_list(stream::iter(answers), &Some).await?;
+        Ok(parts.map(|parts| parts.len()))
+    }
+
+    #[tokio::test]
+    async fn a_list_that_changed_while_it_was_read_is_not_used() {
+        let changed = NLM_F_DUMP_INTR;
+
+        assert_eq!(
+            read(vec![part(0), part(0), end(0, 0)]).await.ok(),
+            Some(Some(2))
+        );
+        assert_eq!(
+            read(vec![part(changed), part(0), end(0, 0)]).await.ok(),
+            Some(None)
+        );
+        assert_eq!(read(vec![part(0), end(changed, 0)]).await.ok(), Some(None));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_fails_or_ends_early_is_an_error() {
+        let failed = read(vec![part(0), end(0, -19)]).await.unwrap_err();
+        let cut = read(vec![part(0)]).await.unwrap_err();
+
+        assert_eq!(failed.errno(), Some(Errno::NODEV));
+        assert!(matches!(cut, NetlinkError::Closed));
+    }
+}

@@ -305,3 +305,17 @@ async fn a_list_read_while_links_come_and_go_is_whole() {
 
     churn.await.unwrap();
 }
+
+#[tokio::test]
+async fn many_lists_at_once_all_arrive() {
+    let (netns, netlink) = netns_with_pair().await;
+    for number in 0..60 {
+        ip(&netns, &format!("link add many{number} type ifb")).await;
+    }
+
+    let lists = futures::future::join_all((0..50).map(|_| netlink.links())).await;
+
+    for list in lists {
+        assert_eq!(list.unwrap().len(), 63);
+    }
+}

@@ -127,7 +127,14 @@ async fn a_port_is_limited_before_it_is_in_the_bridge_and_up_last() {
         let found = events.iter().position(wanted);
         found.unwrap_or_else(|| panic!("an event is missing from {events:#?}"))
     };
-    let shaped = |on: i32| move |event: &Event| matches!(event, Event::Shaping { link, kind } if *link == on && kind == "tbf");
+    let shaped = |on: i32| {
+        move |event: &Event| {
+            let Event::Shaping { link, kind } = event else {
+                return false;
+            };
+            *link == on && kind == "tbf"
+        }
+    };
     let bridged = first(&|event| is_tap(event, false, true));
     assert!(first(&shaped(tap)) < bridged);
     assert!(first(&shaped(ifb)) < bridged);
