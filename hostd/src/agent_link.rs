@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent_protocol::{
     CloseReason, HostSession, NicReport, Phase, ReceiveLimits, SessionEvent, SessionNonce,
@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::clock::unix_ms;
 
@@ -219,7 +220,7 @@ impl AgentLink {
 
     /// Waits for `pause` while taking commands; returns early when the channel changes.
     async fn next_command_or(&mut self, pause: Duration) -> Option<Hangup> {
-        let Some(until) = tokio::time::Instant::now().checked_add(pause) else {
+        let Some(until) = Instant::now().checked_add(pause) else {
             return Some(self.commands_until_channel_changes().await);
         };
         tokio::time::timeout_at(until, self.commands_until_channel_changes())
@@ -374,12 +375,12 @@ impl AgentLink {
         self.origin.elapsed()
     }
 
-    fn deadline(&self) -> tokio::time::Instant {
+    fn deadline(&self) -> Instant {
         let next = self
             .session
             .next_deadline()
             .unwrap_or_else(|| self.now() + PENALTY);
-        tokio::time::Instant::from_std(self.origin + next)
+        self.origin + next
     }
 }
 

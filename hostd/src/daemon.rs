@@ -110,16 +110,21 @@ impl Daemon {
         let board = Arc::new(Board::default());
         let journal = Arc::new(SqliteJournal::open(&config.journal)?);
         let store = Arc::new(Store::open(config.site.clone(), journal, board.clone())?);
-        let ports = Arc::new(port_providers(config).await?);
         let tools = Tools {
-            store: store.clone(),
-            board: board.clone(),
-            ports: ports.clone(),
+            store,
+            board,
+            ports: Arc::new(port_providers(config).await?),
             patience: config.patience,
         };
+        Ok(Self::over(backends(config)?, tools))
+    }
+
+    /// The same over hypervisors and tools of the caller's, within a tokio runtime.
+    #[must_use]
+    pub fn over(backends: Vec<Backend>, tools: Tools) -> Self {
         let vms = Arc::new(VmRegistry::default());
         let mut tasks = vec![tokio::spawn(janitor::run(tools.clone()))];
-        for backend in backends(config)? {
+        for backend in backends {
             let keeper = Keeper {
                 backend,
                 vms: vms.clone(),
@@ -127,10 +132,11 @@ impl Daemon {
             };
             tasks.push(tokio::spawn(keeper.run()));
         }
-        Ok(Self {
+        let Tools { store, board, .. } = tools;
+        Self {
             service: Arc::new(Service { store, board, vms }),
             tasks,
-        })
+        }
     }
 
     /// Ends every task. Nothing is lost: the next start continues from the journal and the world.

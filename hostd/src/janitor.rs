@@ -5,10 +5,11 @@
 //! our prefix nothing is ever touched.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nic_lifecycle::NicRecord;
 use nic_model::NicId;
+use tokio::time::Instant;
 
 use crate::clock::unix_ms;
 use crate::daemon::half_deleted;

@@ -1,13 +1,13 @@
 //! The effects: one function for each action, each safe to repeat.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
 use nic_model::NicId;
 use port::{PortProvider, PortSpec};
+use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
 use crate::agent_link::AgentView;
@@ -167,7 +167,7 @@ impl VmWorker {
             Ok(Plugged::Before) => Outcome::Done,
             Ok(Plugged::Now { device_asked_at }) => {
                 if let Some(progress) = self.nics.get_mut(&record.id) {
-                    progress.plugged_at = Some(device_asked_at);
+                    progress.plugged_at = Some(Instant::from_std(device_asked_at));
                 }
                 Outcome::Done
             }

@@ -23,7 +23,7 @@ mod stray;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::agent_link::{AgentHandle, AgentState, AgentView};
 use crate::board::{BlockedSince, Board, Happening, TimedStep};
@@ -38,6 +38,7 @@ use nic_lifecycle::{
 };
 use nic_model::{NetworkName, NicId, PowerState, VmHardware, VmId, VmRunId};
 use port::PortProvider;
+use tokio::time::Instant;
 
 pub use nudge::Nudge;
 use nudge::World;
@@ -130,7 +131,7 @@ impl VmWorker {
     pub async fn run(mut self) {
         loop {
             self.round().await;
-            let wake_at = tokio::time::Instant::from_std(self.next_wake());
+            let wake_at = self.next_wake();
             tokio::select! {
                 world = self.nudge.wait() => self.stale |= world == World::MayHaveChanged,
                 () = self.agent.changed() => {}

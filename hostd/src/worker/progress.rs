@@ -1,10 +1,11 @@
 //! What a worker remembers of one NIC between two rounds because it cannot be seen.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nic_lifecycle::{NicRecord, PortSeen, UnplugSeen};
 use nic_model::HotplugMode;
 use port::Port;
+use tokio::time::Instant;
 
 /// After the first request, how soon a guest is asked again to let go. ACPI: QEMU takes a repeat
 /// after a millisecond and Linux needs under 200 ms, so a second is patient. Native: a second

@@ -3,10 +3,11 @@
 //! a time in quarantine, which leaves room for whoever owns them to say so.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hypervisor::Carrier;
 use nic_model::NicId;
+use tokio::time::Instant;
 
 use super::VmWorker;
 use super::act::chain;
