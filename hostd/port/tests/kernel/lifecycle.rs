@@ -1,7 +1,9 @@
 //! Making, repeating, isolating and removing ports.
 
+use std::time::Duration;
+
 use futures::future::join_all;
-use linux_network::{Netlink, Netns, sysctl};
+use linux_network::{LinkEvent, LinkIndex, LinkWatch, Netlink, Netns, sysctl};
 use nic_model::{BitRate, NicId, PacketRate, RateLimit, RateLimits};
 use port::{AdminState, PortProvider, PortSpec, PortView, TapLifetime, TapPorts};
 
@@ -289,7 +291,14 @@ async fn a_tap_lives_as_long_as_was_asked_for() {
     let kept = ports.make(&persistent).await.unwrap();
     let held = ports.make(&spec(2)).await.unwrap();
     let both = links(&netns).await;
+    let mut watch = LinkWatch::subscribe(&netns).await.unwrap();
+    let second = LinkIndex(index(&netns, &spec(2).nic.tap_name()).await);
     drop(held);
+    // A child that another test has forked may hold the descriptor until it executes.
+    let gone = async { while watch.next().await.unwrap() != LinkEvent::Gone(second) {} };
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("the tap goes");
 
     assert!(kept.queues.is_empty());
     assert_eq!(
