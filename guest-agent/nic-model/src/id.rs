@@ -1,4 +1,5 @@
-//! Names and ids. Each kind is a type of its own, so that a VM can never stand where a tenant should.
+//! Names and ids. Each kind is a type of its own, so that a VM can never stand
+//! where a tenant should.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +16,7 @@ pub struct InvalidId {
 
 /// A newtype over checked text: `Display`, `FromStr`, serde and ordering included.
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path, $rule:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path, $rule:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -69,6 +70,8 @@ macro_rules! text_id {
     };
 }
 
+const NAME_RULE: &str = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit";
+
 fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     text.len() <= 64
@@ -93,19 +96,19 @@ fn is_nic_id(text: &str) -> bool {
 
 text_id!(
     /// One virtual machine, by the name its hypervisor knows it by (libvirt's domain name).
-    VmId, "a VM name", is_name, "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+    VmId, "a VM name", is_name, NAME_RULE
 );
 text_id!(
     /// Whose NIC it is: quotas and permissions go by tenant.
-    TenantId, "a tenant name", is_name, "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+    TenantId, "a tenant name", is_name, NAME_RULE
 );
 text_id!(
     /// A network of hostd's configuration, on which ports are made.
-    NetworkName, "a network name", is_name, "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+    NetworkName, "a network name", is_name, NAME_RULE
 );
 text_id!(
     /// A class of VM in hostd's configuration, which carries the VM's limits.
-    VmClassName, "a VM class name", is_name, "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+    VmClassName, "a VM class name", is_name, NAME_RULE
 );
 text_id!(
     /// What a client chose to make its request recognisable when it sends it again.

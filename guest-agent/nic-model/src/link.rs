@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Name of a link: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it (net/core/dev.c):
-/// not `.` or `..`, no `/`, no `:`, no white space. Non-ASCII is refused too: no tool prints it well.
+/// not `.` or `..`, no `/`, no `:`, no white space. Non-ASCII is refused too: no tool
+/// prints it well.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LinkName(String);
@@ -76,7 +77,7 @@ pub enum InvalidLinkName {
     },
     /// A character the kernel refuses, or nothing at all.
     #[error(
-        "a link name is printable ASCII without spaces, '/', ':' and '%', and not empty, '.' or '..'"
+        "a link name is printable ASCII without spaces, '/', ':' and '%', and not empty, '.', '..'"
     )]
     Characters,
 }

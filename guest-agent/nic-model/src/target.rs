@@ -136,7 +136,7 @@ impl fmt::Debug for NetnsName {
 /// A name that is not a plain file name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a network namespace's name is 1 to 255 printable ASCII characters without '/', the first not '.'"
+    "a network namespace's name is 1 to 255 printable ASCII characters, no '/', the first not '.'"
 )]
 pub struct InvalidNetnsName;
 

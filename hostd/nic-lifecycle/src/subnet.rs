@@ -74,7 +74,9 @@ impl Network {
                 "addressing.addresses",
                 format!("address {} is reserved in subnet {subnet}", address.addr()),
             )
-            .hint("the first address is the gateway's; the network's and the broadcast address are nobody's"));
+            .hint(
+                "the first address is the gateway's; the network's own and broadcast are nobody's",
+            ));
         }
         Ok(())
     }

@@ -54,7 +54,8 @@ impl VmWorker {
                     .await;
             }
             Outcome::Impossible(message) | Outcome::Unclear(message) => {
-                tracing::warn!(nic = %record.id, action = action.name(), message, "will be tried again");
+                let action = action.name();
+                tracing::warn!(nic = %record.id, action, message, "will be tried again");
                 self.stale = true;
                 if let Some(progress) = self.nics.get_mut(&record.id) {
                     progress.hold_back(message);
@@ -211,7 +212,7 @@ impl VmWorker {
                 .set_link(&self.vm, &record.id, Carrier::Down)
                 .await;
             if let Err(error) = down {
-                tracing::debug!(nic = %record.id, error = &error as &dyn std::error::Error, "carrier stays");
+                tracing::debug!(nic = %record.id, error = chain(&error), "carrier stays");
             }
         }
         Outcome::Done
@@ -292,7 +293,7 @@ impl VmWorker {
             },
             // Not known to be absent: making it again finds what is there, and so does removing it.
             Err(error) => {
-                tracing::warn!(nic = %record.id, error = &error as &dyn std::error::Error, "ports not listed");
+                tracing::warn!(nic = %record.id, error = chain(&error), "ports not listed");
                 PortSeen::Isolated
             }
         }

@@ -40,6 +40,7 @@ use nic_model::{NetworkName, NicId, PowerState, VmHardware, VmId, VmRunId};
 use port::PortProvider;
 use tokio::time::Instant;
 
+use act::chain;
 pub use nudge::Nudge;
 use nudge::World;
 use progress::Progress;
@@ -301,7 +302,8 @@ impl VmWorker {
     }
 
     async fn after_settling(&mut self, before: &NicRecord, after: &NicRecord, took: Duration) {
-        tracing::info!(nic = %after.id, vm = %self.vm, from = ?before.state, to = ?after.state, "settled");
+        let (from, to) = (before.state, after.state);
+        tracing::info!(nic = %after.id, vm = %self.vm, ?from, ?to, "settled");
         let step = TimedStep::Host(Step::Record);
         self.tools
             .board
@@ -352,7 +354,7 @@ impl VmWorker {
                 self.take_in(off).await;
             }
             Err(error) => {
-                tracing::warn!(vm = %self.vm, error = &error as &dyn std::error::Error, "cannot look");
+                tracing::warn!(vm = %self.vm, error = chain(&error), "cannot look");
                 self.hardware = None;
                 self.inspect_again_at = Some(Instant::now() + INSPECT_RETRY);
             }

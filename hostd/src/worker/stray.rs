@@ -51,7 +51,8 @@ impl VmWorker {
                         .set_link(&self.vm, &nic, Carrier::Down)
                         .await;
                     if let Err(error) = down {
-                        tracing::warn!(%nic, error = chain(&error), "cannot cut off a stray device");
+                        let error = chain(&error);
+                        tracing::warn!(%nic, error, "cannot cut off a stray device");
                     }
                 }
                 Some(at) if Instant::now() >= *at => self.remove_stray(nic).await,
