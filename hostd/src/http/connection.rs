@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
@@ -34,10 +35,18 @@ pub(super) struct PeerUid(pub(super) u32);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReceivedAt(pub(super) Instant);
 
+/// How many connections there may be: half of this process's descriptors at most, so that taps and
+/// hypervisors always find one.
+fn connections_max() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / 2).map_or(CONNECTIONS_MAX, |half| half.min(CONNECTIONS_MAX))
+}
+
 /// Serves every connection, each in a task of `tasks`, for ever.
 pub(super) async fn accept_all(listener: &UnixListener, router: &Router, tasks: &mut JoinSet<()>) {
+    let connections_max = connections_max();
     loop {
-        let has_room = tasks.len() < CONNECTIONS_MAX;
+        let has_room = tasks.len() < connections_max;
         tokio::select! {
             Some(_ended) = tasks.join_next() => {}
             accepted = listener.accept(), if has_room => match accepted {

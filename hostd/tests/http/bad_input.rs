@@ -323,6 +323,28 @@ async fn a_body_of_64_megabytes_is_refused_and_the_client_sees_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_first_is_refused_before_it_sends_anything() {
+    let server = Server::start().await;
+    let socket = server.socket.clone();
+    let asking = tokio::task::spawn_blocking(move || {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let head = format!("content-length: {HUGE}\r\nexpect: 100-continue");
+        write!(
+            stream,
+            "POST /v1/nics HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+
+    let answer = within(asking).await.unwrap();
+
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
 async fn what_a_tenant_does_not_see_does_not_exist_for_it() {
     let server = Server::start().await;
     server.created().await;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use host_api::client::{ClientError, Mutation, Progress};
 use host_api::{LimitDetail, NicState, ProblemCode};
-use hostd::board::Happening;
+use hostd::board::{BoardEvent, Happening};
 use hyper::{Method, StatusCode};
 use journal::{Batch, CommitError, Journal, LoadError, Row};
 use nic_lifecycle::NicEvent;
@@ -153,13 +153,18 @@ async fn a_wait_that_is_over_before_the_nic_settles_is_answered_as_under_way() {
 /// Lets the attach of a NIC be admitted, then lets `events` happen to the NIC.
 async fn after_admission(server: &Server, id: &NicId, events: &[NicEvent]) {
     let mut happenings = server.service.board.subscribe(Some(0));
-    let is_attaching = |what: &Happening| matches!(what, Happening::NicChanged(record) if record.state == Attaching);
-    if !happenings
-        .past
-        .iter()
-        .any(|event| is_attaching(&event.what))
-    {
-        while !is_attaching(&within(happenings.future.recv()).await.unwrap().what) {}
+    let is_attaching = |event: &BoardEvent| match &event.what {
+        Happening::NicChanged(record) => record.state == Attaching,
+        Happening::NicDeleted
+        | Happening::StepDone(_)
+        | Happening::NicBlocked(_)
+        | Happening::NicDegraded(_)
+        | Happening::NicRecovered
+        | Happening::AgentChanged(_)
+        | Happening::VmChanged(_) => false,
+    };
+    if !happenings.past.iter().any(is_attaching) {
+        while !is_attaching(&within(happenings.future.recv()).await.unwrap()) {}
     }
     for event in events {
         let change = |record: &mut nic_lifecycle::NicRecord| {

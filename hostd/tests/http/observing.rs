@@ -7,6 +7,8 @@ use host_api::{HealthStatus, LimitScope, Slots};
 use hostd::board::TimedStep;
 use hyper::StatusCode;
 use nic_lifecycle::{Action, Step};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use crate::support::{Server, attach, within};
 
@@ -149,4 +151,23 @@ async fn metrics_are_not_for_tenants() {
     let answer = server.get("/metrics").await;
 
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_half_a_request_is_closed_and_delays_nobody() {
+    let server = Server::start().await;
+    let mut halves = Vec::new();
+    for _ in 0..100 {
+        let mut half = UnixStream::connect(&server.socket).await.unwrap();
+        half.write_all(b"POST /v1/nics HTTP/1.1\r\nhost: x\r\nclient-tok")
+            .await
+            .unwrap();
+        halves.push(half);
+    }
+
+    assert_eq!(server.get("/v1/nics").await.status, StatusCode::OK);
+    let mut rest = Vec::new();
+    for half in &mut halves {
+        within(half.read_to_end(&mut rest)).await.unwrap();
+    }
 }
