@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use agent_protocol::{AgentEvent, AgentIdentity, AgentSession, VersionRange, WantedNic};
 use linux_network::{
-    AdminState, ConnectNetlinkError, LinkChange, LinkEvent, LinkView, LinkWatch, WatchLinksError,
+    AdminState, ConnectNetlinkError, LinkChange, LinkEvent, LinkIndex, LinkView, LinkWatch,
+    WatchLinksError,
 };
 use nic_binding::{Action, LinkPlace, UndeclaredAction, undeclared};
 use nic_model::{NetnsName, NicId};
@@ -35,6 +36,10 @@ use crate::target::{TargetNews, watch_names};
 
 /// How often everything is looked at, in case an event was lost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon a device without a link is looked at again, and twice as long each time after: the
+/// kernel takes a link away a moment before its device, and gives one back a moment after its
+/// container's namespace has ended.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// Actions done for one NIC before others get their turn. A whole bind takes about ten; more means
 /// that two parties undo each other's work.
 const ACTIONS_IN_ONE_GO: usize = 40;
@@ -83,6 +88,7 @@ pub async fn run(settings: Settings) -> Result<(), AgentError> {
 struct Agent {
     guest: Guest,
     watch: LinkWatch,
+    held_watch: LinkWatch,
     session: AgentSession,
     channel: Channel,
     nics: BTreeMap<NicId, Nic>,
@@ -94,6 +100,7 @@ struct Agent {
 /// What the loop woke up for.
 enum Wake {
     Link(Result<LinkEvent, WatchLinksError>),
+    HeldLink(Result<LinkEvent, WatchLinksError>),
     Bytes(Vec<u8>),
     Target(TargetNews),
     Lease(LeaseNews),
@@ -107,8 +114,10 @@ impl Agent {
         let target_news = mpsc::channel(NEWS_QUEUE);
         watch_names(target_news.0.clone()).map_err(AgentError::WatchNames)?;
         let watch = LinkWatch::subscribe(&guest.own.netns).await;
+        let held_watch = LinkWatch::subscribe(&guest.holding.netns).await;
         Ok(Self {
             watch: watch.map_err(AgentError::Watch)?,
+            held_watch: held_watch.map_err(AgentError::Watch)?,
             guest,
             session: AgentSession::new(identity().map_err(AgentError::BootId)?),
             channel: channel::open(&settings.channel).map_err(AgentError::Channel)?,
@@ -122,23 +131,32 @@ impl Agent {
     async fn serve(&mut self) -> Result<(), AgentError> {
         let mut timer = interval(LOOK_INTERVAL);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retry = FIRST_RETRY;
         loop {
             let wake = self.wait(&mut timer).await;
             match wake {
                 Wake::Link(Ok(event)) => self.on_link_event(event).await,
-                Wake::Link(Err(error)) => {
+                Wake::HeldLink(Ok(event)) => self.on_held_link_event(event).await,
+                Wake::Link(Err(error)) | Wake::HeldLink(Err(error)) => {
                     tracing::warn!(error = in_full(&error), "subscribing to links anew");
-                    let watch = LinkWatch::subscribe(&self.guest.own.netns).await;
-                    self.watch = watch.map_err(AgentError::Watch)?;
+                    self.subscribe().await?;
                     self.look_at_all(Effort::Usual).await;
                 }
                 Wake::Bytes(bytes) => self.on_bytes(&bytes).await,
                 Wake::Target(news) => self.on_target_news(news).await,
                 Wake::Lease(news) => self.on_lease_news(news).await,
-                Wake::Timer => self.look_at_all(Effort::Usual).await,
+                Wake::Timer => {
+                    self.look_at_all(Effort::Usual).await;
+                    retry = (retry * 2).min(LOOK_INTERVAL);
+                }
                 Wake::RoomToSend => {}
             }
             self.transmit();
+            if !self.misses_a_link() {
+                retry = FIRST_RETRY;
+            } else if retry < LOOK_INTERVAL {
+                timer.reset_after(retry);
+            }
         }
     }
 
@@ -146,12 +164,29 @@ impl Agent {
         let waits_to_send = self.session.wants_to_transmit();
         tokio::select! {
             event = self.watch.next() => Wake::Link(event),
+            event = self.held_watch.next() => Wake::HeldLink(event),
             Some(bytes) = self.channel.received.recv() => Wake::Bytes(bytes),
             Some(news) = self.target_news.1.recv() => Wake::Target(news),
             Some(news) = self.lease_news.1.recv() => Wake::Lease(news),
             Ok(_room) = self.channel.to_send.reserve(), if waits_to_send => Wake::RoomToSend,
             _ = timer.tick() => Wake::Timer,
         }
+    }
+
+    /// Whether a device is there and its link is not.
+    fn misses_a_link(&self) -> bool {
+        let places = self.nics.values().map(|nic| nic.binding.place());
+        places
+            .into_iter()
+            .any(|place| matches!(place, Some(LinkPlace::Hidden)))
+    }
+
+    async fn subscribe(&mut self) -> Result<(), AgentError> {
+        let watch = LinkWatch::subscribe(&self.guest.own.netns).await;
+        self.watch = watch.map_err(AgentError::Watch)?;
+        let held_watch = LinkWatch::subscribe(&self.guest.holding.netns).await;
+        self.held_watch = held_watch.map_err(AgentError::Watch)?;
+        Ok(())
     }
 
     async fn on_bytes(&mut self, bytes: &[u8]) {
@@ -221,19 +256,36 @@ impl Agent {
         match event {
             LinkEvent::Changed(link) => self.on_link(&link).await,
             LinkEvent::Gone(index) => {
-                let was_here = |nic: &&Nic| {
-                    matches!(nic.binding.place(), Some(LinkPlace::Guest(_)))
-                        && nic.at.as_ref().is_some_and(|at| at.index == index)
-                };
-                let gone = self.nics.values().find(was_here);
-                if let Some(id) = gone.map(|nic| nic.binding.wanted().nic.clone()) {
-                    self.look(&id, Effort::Usual).await;
-                }
+                let was_here = |place: &LinkPlace| matches!(place, LinkPlace::Guest(_));
+                self.on_gone(index, was_here).await;
             }
             LinkEvent::Overrun => {
                 tracing::warn!("link events were lost, looking at everything");
                 self.look_at_all(Effort::Usual).await;
             }
+        }
+    }
+
+    /// A released NIC is unplugged while it is held. Nothing else happens there without the agent.
+    async fn on_held_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Changed(_) => {}
+            LinkEvent::Gone(index) => {
+                let was_here = |place: &LinkPlace| matches!(place, LinkPlace::Holding(_));
+                self.on_gone(index, was_here).await;
+            }
+            LinkEvent::Overrun => self.look_at_all(Effort::Usual).await,
+        }
+    }
+
+    async fn on_gone(&mut self, index: LinkIndex, was_here: impl Fn(&LinkPlace) -> bool) {
+        let is_it = |nic: &&Nic| {
+            nic.binding.place().is_some_and(&was_here)
+                && nic.at.as_ref().is_some_and(|at| at.index == index)
+        };
+        let gone = self.nics.values().find(is_it);
+        if let Some(id) = gone.map(|nic| nic.binding.wanted().nic.clone()) {
+            self.look(&id, Effort::Usual).await;
         }
     }
 
@@ -377,7 +429,9 @@ impl Agent {
             let nic = &nic.binding.wanted().nic;
             tracing::warn!(%nic, step = ?action.step(), %failure, "a step failed");
         }
-        nic.binding.complete(action, result, begun.elapsed());
+        let took = begun.elapsed();
+        tracing::debug!(nic = %nic.binding.wanted().nic, step = ?action.step(), ?took, "step done");
+        nic.binding.complete(action, result, took);
     }
 
     fn start_lease(&mut self, nic: &mut Nic) {

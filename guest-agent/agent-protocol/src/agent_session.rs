@@ -152,7 +152,10 @@ impl AgentSession {
     /// Whether [`Self::poll_transmit`] has something.
     #[must_use]
     pub fn wants_to_transmit(&self) -> bool {
-        let reports = self.session.as_ref().is_some_and(|open| !open.order.is_empty());
+        let reports = self
+            .session
+            .as_ref()
+            .is_some_and(|open| !open.order.is_empty());
         reports || !self.replies.is_empty()
     }
 
