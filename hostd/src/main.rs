@@ -48,8 +48,23 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::info!(file = %arguments.config.display(), "the configuration is in order");
         return Ok(());
     }
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
     runtime.block_on(serve(&config))
+}
+
+/// Each VM holds two descriptors and each client one; the soft limit of 1024 that many a shell
+/// passes on is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// Serves until a signal comes. There is nothing to save: every promise is in the journal.

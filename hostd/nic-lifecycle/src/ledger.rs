@@ -51,6 +51,7 @@ pub struct Ledger {
     addresses_of_tenant: BTreeMap<TenantId, u64>,
     nics_at_vm: BTreeMap<VmId, BTreeSet<NicId>>,
     hardware: BTreeMap<VmId, VmHardware>,
+    unanswered: BTreeSet<VmId>,
 }
 
 impl Ledger {
@@ -136,7 +137,20 @@ impl Ledger {
 
     /// Notes what a VM's hardware looks like now.
     pub fn observe(&mut self, vm: &VmId, hardware: VmHardware) {
+        self.unanswered.remove(vm);
         self.hardware.insert(vm.clone(), hardware);
+    }
+
+    /// Notes that nobody could say what a VM's hardware looks like now. What is known of it stays:
+    /// a request for it is admitted on that, and waits.
+    pub fn not_observed(&mut self, vm: &VmId) {
+        self.unanswered.insert(vm.clone());
+    }
+
+    /// Whether what is known of a VM's hardware is what it was when last asked for.
+    #[must_use]
+    pub fn is_up_to_date(&self, vm: &VmId) -> bool {
+        self.hardware.contains_key(vm) && !self.unanswered.contains(vm)
     }
 
     /// Notes that a VM is not known any more.

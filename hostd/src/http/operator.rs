@@ -29,11 +29,14 @@ pub(super) async fn health(
     State(api): State<Arc<Api>>,
     caller: Caller,
 ) -> (StatusCode, Json<Health>) {
-    let problems = problems(&api.service, &caller);
-    let (code, status) = match problems.as_slice() {
+    let unanswered = unanswered(&api.service, &caller);
+    // Guests are hostile: what they break is listed, and is no reason to restart hostd.
+    let (code, status) = match unanswered.as_slice() {
         [] => (StatusCode::OK, HealthStatus::Ok),
         _ => (StatusCode::SERVICE_UNAVAILABLE, HealthStatus::Degraded),
     };
+    let mut problems = unanswered;
+    problems.extend(misbehaving(&api.service, &caller));
     let version = env!("CARGO_PKG_VERSION").to_owned();
     (
         code,
@@ -45,18 +48,23 @@ pub(super) async fn health(
     )
 }
 
-fn problems(service: &Service, caller: &Caller) -> Vec<String> {
-    let vms = view::vms(service, caller)
-        .into_iter()
-        .map(|id| view::vm(service, caller, &id));
-    let problem = |vm: host_api::Vm| {
-        if vm.power.is_none() {
-            return Some(format!("the hypervisor of VM {} does not answer", vm.id));
-        }
-        let misbehaves = vm.agent.state == AgentState::Misbehaving;
-        misbehaves.then(|| format!("the agent in VM {} breaks the protocol", vm.id))
-    };
-    vms.filter_map(problem).collect()
+fn unanswered(service: &Service, caller: &Caller) -> Vec<String> {
+    vms(service, caller)
+        .filter(|vm| vm.power.is_none())
+        .map(|vm| format!("the hypervisor of VM {} does not answer", vm.id))
+        .collect()
+}
+
+fn misbehaving(service: &Service, caller: &Caller) -> Vec<String> {
+    vms(service, caller)
+        .filter(|vm| vm.agent.state == AgentState::Misbehaving)
+        .map(|vm| format!("the agent in VM {} breaks the protocol", vm.id))
+        .collect()
+}
+
+fn vms(service: &Service, caller: &Caller) -> impl Iterator<Item = host_api::Vm> {
+    let ids = view::vms(service, caller);
+    ids.into_iter().map(|id| view::vm(service, caller, &id))
 }
 
 /// Metrics in Prometheus' text format, for operators.

@@ -356,6 +356,9 @@ impl VmWorker {
             Err(error) => {
                 tracing::warn!(vm = %self.vm, error = chain(&error), "cannot look");
                 self.hardware = None;
+                self.tools
+                    .store
+                    .observe(|ledger| ledger.not_observed(&self.vm));
                 self.inspect_again_at = Some(Instant::now() + INSPECT_RETRY);
             }
         }

@@ -59,7 +59,9 @@ fn compose(ledger: &Ledger, caller: &Caller, id: &VmId, agent: AgentView) -> Vm 
     let mine = here.iter().filter(|record| caller.may_see(&record.tenant));
     Vm {
         id: id.clone(),
-        power: hardware.map(|hardware| hardware.power),
+        power: hardware
+            .filter(|_| ledger.is_up_to_date(id))
+            .map(|hardware| hardware.power),
         class: class.map_or_else(no_class, |class| class.name.clone()),
         agent: agent_of(agent),
         hotplug: hardware.map(|hardware| hardware.hotplug),
