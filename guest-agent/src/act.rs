@@ -59,7 +59,8 @@ pub(crate) async fn read_back(nic: &Nic) -> Result<Option<LinkSeen>, StepFailure
     }
 }
 
-/// A held link bears a name made of its NIC's id: no two NICs clash, and a person can tell whose it is.
+/// A held link bears a name made of its NIC's id: no two NICs clash, and a person can tell whose
+/// it is.
 async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
     let located = located(nic)?;
     if located.space.is(&guest.holding) {
@@ -153,7 +154,7 @@ async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure
     }
     for address in addresses {
         let netlink = &located.space.netlink;
-        // The allocator keeps addresses unique, so nobody is asked (design of the addressing).
+        // The allocator keeps addresses unique, so nobody is asked.
         let added = netlink
             .add_address(located.index, *address, DuplicateDetection::Off)
             .await;

@@ -3,7 +3,7 @@
 //! ```text
 //!   host ──bytes──► session ─┐
 //!   netlink: a link came ────┤
-//!   a target ended ──────────┼──► see ──► settle: next action, do it, next … until Wait ──► reports
+//!   a target ended ──────────┼──► see ──► settle: next action, do it, … until Wait ──► reports
 //!   a lease changed ─────────┤
 //!   every 5 s: look at all ──┘
 //! ```

@@ -174,7 +174,7 @@ async fn run_until_stopped(
     if let Some(lease) = held {
         let released = tokio::time::timeout(RELEASE_DEADLINE, client.release(&lease)).await;
         if !matches!(released, Ok(Ok(()))) {
-            tracing::info!(nic = %reporter.nic, "the lease could not be given back; it will expire");
+            tracing::info!(nic = %reporter.nic, "the lease was not given back; it expires");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The agent's end of a session: bytes in, declarations out; reports in, bytes out.
 //!
 //! The agent never opens a session and never gives one up for silence: a host that restarts says
-//! Hello with a new nonce, and until then nothing has changed; hence no clock here. Reports wait in one place per NIC,
-//! the newest replacing an older one that was not sent yet.
+//! Hello with a new nonce, and until then nothing has changed; hence no clock here. Reports wait in
+//! one place per NIC, the newest replacing an older one that was not sent yet.
 //!
 //! ```text
 //!            Hello(n), versions in common          Hello(m)

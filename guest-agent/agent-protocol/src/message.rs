@@ -78,8 +78,8 @@ pub enum AgentMessage {
 
 /// Protocol versions one side speaks. The window is two: the newest and the one before.
 ///
-/// [`HostMessage::Hello`], [`AgentMessage::Welcome`] and [`AgentMessage::Incompatible`] are what the
-/// versions are negotiated with, so these three never change their form.
+/// [`HostMessage::Hello`], [`AgentMessage::Welcome`] and [`AgentMessage::Incompatible`] are what
+/// the versions are negotiated with, so these three never change their form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionRange {
@@ -190,7 +190,8 @@ pub enum Phase {
     Absent,
     /// The container died, the kernel gave the link back, and it waits in the holding namespace.
     Returned,
-    /// Binding failed; everything is undone and the link, if it exists, is in the holding namespace.
+    /// Binding failed; everything is undone and the link, if it exists, is in the holding
+    /// namespace.
     Failed {
         /// Why.
         error: BindError,

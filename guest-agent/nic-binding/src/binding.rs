@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Between two looks the state is what the last look saw, changed by what was done since; the last
-//! step reads everything back, so that a wrong belief ends as a failure and never as a false success.
+//! step reads everything back, so that a wrong belief ends as a failure, never as a false success.
 //! Every step is skipped when its result is there already: after a restart of the agent the same
 //! function carries on from wherever the link was left.
 

@@ -6,8 +6,8 @@
 //!        ens5 ═══════════════════════ veth ═══════════════════════ peer0 192.0.2.1, 2001:db8::1
 //! ```
 //!
-//! A veth has no PCI device, so the agent identifies links by MAC address. Everything is named after
-//! the test process and removed on drop.
+//! A veth has no PCI device, so the agent identifies links by MAC address. Everything is named
+//! after the test process and removed on drop.
 
 #![expect(clippy::unwrap_used, reason = "a test's set-up fails by panicking")]
 
@@ -253,7 +253,10 @@ impl World {
 
     /// The first report of a phase like this; everything before it is passed over.
     pub(crate) async fn phase(&mut self, is_wanted: impl Fn(&Phase) -> bool) -> NicReport {
-        let wanted = |event: &SessionEvent| matches!(event, SessionEvent::Report(report) if is_wanted(&report.phase));
+        let wanted = |event: &SessionEvent| match event {
+            SessionEvent::Report(report) => is_wanted(&report.phase),
+            SessionEvent::Opened { .. } | SessionEvent::Closed(_) => false,
+        };
         let event = self.event(wanted).await;
         let SessionEvent::Report(report) = event else {
             unreachable!("{event:?}");
