@@ -1,9 +1,9 @@
 //! The daemon under test as a process: configuration, start, kill -9, restart, log.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,10 +20,14 @@ const EXIT_DEADLINE: Duration = Duration::from_secs(30);
 /// How often a starting hostd is asked whether it is there yet: it gives no other sign.
 const START_POLL: Duration = Duration::from_millis(10);
 
-/// Environment variable that makes hostd abort at a step of that name.
+/// What a failpoint ends hostd with.
+const SIGKILL: i32 = 9;
+
+/// Environment variable that makes hostd die at a step of that name.
 pub const FAILPOINT_VARIABLE: &str = "NICFERRY_FAILPOINT";
 
-/// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots.
+/// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots, and a
+/// short quarantine, which no scenario likes to wait for.
 const CLASS: &str = "\
 default_class = \"standard\"
 [[class]]
@@ -31,6 +35,8 @@ name = \"standard\"
 max_nics = 8
 max_addresses_per_nic = 8
 max_queues = 4
+[timeouts]
+quarantine_seconds = 2
 ";
 
 /// The daemon of one world; killed when dropped.
@@ -40,7 +46,6 @@ pub struct Hostd {
     log: PathBuf,
     configuration: PathBuf,
     process: Mutex<Option<Child>>,
-    starts: AtomicU32,
 }
 
 impl Hostd {
@@ -64,7 +69,6 @@ impl Hostd {
             log: file("hostd.log"),
             configuration,
             process: Mutex::new(None),
-            starts: AtomicU32::new(0),
         })
     }
 
@@ -104,7 +108,6 @@ impl Hostd {
             .kill_on_drop(true)
             .spawn()
             .context("starting hostd")?;
-        self.starts.fetch_add(1, Ordering::Relaxed);
         let child = process.insert(child);
         tokio::time::timeout(START_DEADLINE, self.answers(child))
             .await
@@ -136,18 +139,21 @@ impl Hostd {
         Ok(())
     }
 
-    /// Waits until it has ended by itself: the failpoint was reached.
+    /// Waits until it has died at its failpoint, as if by `kill -9`.
     ///
     /// # Errors
-    /// When it goes on living, or ends without complaint.
-    pub async fn aborted(&self) -> Result<()> {
+    /// When it goes on living, or ends in any other way.
+    pub async fn died(&self) -> Result<()> {
         let mut process = self.process.lock().await;
         let child = process.as_mut().context("hostd does not run")?;
         let status = tokio::time::timeout(EXIT_DEADLINE, child.wait())
             .await
             .with_context(|| format!("hostd still lives after {EXIT_DEADLINE:?}"))??;
         process.take();
-        anyhow::ensure!(!status.success(), "hostd ended with {status}");
+        anyhow::ensure!(
+            status.signal() == Some(SIGKILL),
+            "hostd ended with {status}"
+        );
         Ok(())
     }
 

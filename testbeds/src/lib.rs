@@ -14,6 +14,7 @@ pub mod netns;
 pub mod qemu;
 pub mod qmp;
 pub mod report;
+pub mod requests;
 pub mod scenario;
 pub mod site;
 pub mod vm;

@@ -22,11 +22,28 @@ use testbeds::world::WorldKind;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-#[path = "scenarios/attach.rs"]
-mod attach;
+mod scenario {
+    pub(crate) mod attach;
+    pub(crate) mod containers;
+    pub(crate) mod crashes;
+    pub(crate) mod drift;
+    pub(crate) mod guests;
+    pub(crate) mod limits;
+    pub(crate) mod usable;
+}
 
+/// In this order a world runs them: first what everything else rests on.
 fn scenarios() -> Vec<Scenario> {
-    [attach::scenarios()].concat()
+    use scenario::{attach, containers, crashes, drift, guests, limits};
+    [
+        attach::scenarios(),
+        containers::scenarios(),
+        limits::scenarios(),
+        drift::scenarios(),
+        guests::scenarios(),
+        crashes::scenarios(),
+    ]
+    .concat()
 }
 
 /// What trials share: the foundation, and a bed of each world from the first trial that needs it.
@@ -56,7 +73,7 @@ impl Stage {
     }
 
     /// Runs a scenario on the bed of its world. A bed on which one failed is not used again.
-    async fn run(&self, kind: WorldKind, scenario: Scenario) -> Result<()> {
+    async fn run(&self, kind: WorldKind, scenario: &Scenario) -> Result<()> {
         let mut slot = self.beds[&kind].lock().await;
         let bed = match slot.take() {
             Some(bed) => bed,
@@ -71,12 +88,12 @@ impl Stage {
 }
 
 fn trial(stage: &Arc<Stage>, kind: WorldKind, scenario: Scenario) -> Trial {
-    let name = format!("{kind}::{}", scenario.name);
+    let name = format!("{kind}::{}", scenario.name());
     match kind.runs_here() {
         Ok(()) => {
             let stage = Arc::clone(stage);
             Trial::test(name, move || {
-                let outcome = stage.runtime.block_on(stage.run(kind, scenario));
+                let outcome = stage.runtime.block_on(stage.run(kind, &scenario));
                 outcome.map_err(|error| Failed::from(format!("{error:#}")))
             })
         }
@@ -92,11 +109,10 @@ fn main() -> Result<ExitCode> {
     let stage = Arc::new(Stage::set()?);
     let mut trials = Vec::new();
     for kind in WorldKind::ALL {
-        trials.extend(
-            scenarios()
-                .into_iter()
-                .map(|scenario| trial(&stage, kind, scenario)),
-        );
+        let here = scenarios()
+            .into_iter()
+            .filter(|scenario| scenario.is_for(kind));
+        trials.extend(here.map(|scenario| trial(&stage, kind, scenario)));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Dropped here, not leaked by an exit: beds remove their namespaces and processes.

@@ -113,6 +113,19 @@ impl Guest {
         self.run(&place.wrap(script)).await
     }
 
+    /// Runs a script in the namespace of `place` for at most `deadline`.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub async fn run_in_for(
+        &self,
+        place: &Where,
+        script: &str,
+        deadline: Duration,
+    ) -> Result<Output> {
+        self.run_for(&place.wrap(script), deadline).await
+    }
+
     /// Pings once from `place`, waiting up to `deadline` for the answer; an address that is not
     /// reachable yet is asked again until then.
     ///

@@ -1,0 +1,269 @@
+//! Everything that can die, killed in the middle: hostd at each named step, the agent, QEMU,
+//! libvirtd. `kill -9` is the only way anything ends here.
+
+use anyhow::{Context, Result, ensure};
+use host_api::client::Mutation;
+use host_api::{CreateNic, Nic, NicState};
+use nic_model::{ClientToken, NicId};
+use testbeds::bed::{Bed, Vm};
+use testbeds::guest::Container;
+use testbeds::inspection::QemuState;
+use testbeds::requests::{
+    PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, retire, settled,
+};
+use testbeds::scenario::Scenario;
+use testbeds::scenarios;
+use testbeds::vm::VmOptions;
+use testbeds::world::{DaemonRestart, WorldKind};
+
+use super::usable::{is_bare, is_usable};
+
+/// Steps of an attach at which hostd can be made to die, in order.
+const ATTACH_FAILPOINTS: [&str; 9] = [
+    "attach.admit.after",
+    "attach.make-port.before",
+    "attach.make-port.after",
+    "attach.declare.before",
+    "attach.declare.after",
+    "attach.plug.before",
+    "attach.plug.after",
+    "attach.record.before",
+    "attach.record.after",
+];
+
+/// Steps of a detach at which hostd can be made to die, in order.
+const DETACH_FAILPOINTS: [&str; 13] = [
+    "detach.admit.after",
+    "detach.declare.before",
+    "detach.declare.after",
+    "detach.quiesce.before",
+    "detach.quiesce.after",
+    "detach.unplug.before",
+    "detach.unplug.after",
+    "detach.remove-port.before",
+    "detach.remove-port.after",
+    "detach.forget.before",
+    "detach.forget.after",
+    "detach.record.before",
+    "detach.record.after",
+];
+
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    let attach = ATTACH_FAILPOINTS.map(|failpoint| {
+        Scenario::new(format!("hostd_killed_at::{failpoint}"), move |bed| {
+            Box::pin(hostd_killed_while_attaching(bed, failpoint))
+        })
+    });
+    let detach = DETACH_FAILPOINTS.map(|failpoint| {
+        Scenario::new(format!("hostd_killed_at::{failpoint}"), move |bed| {
+            Box::pin(hostd_killed_while_detaching(bed, failpoint))
+        })
+    });
+    let libvirtd = scenarios![libvirtd_restarted_in_mid_attach];
+    let libvirtd = libvirtd
+        .into_iter()
+        .map(|one| one.only_in(&[WorldKind::Libvirt]));
+    let mut all = scenarios![
+        agent_killed_in_mid_bind,
+        agent_killed_while_a_nic_is_in_use,
+        qemu_killed_in_mid_attach,
+        qemu_killed_while_a_nic_is_in_use,
+    ];
+    all.extend(libvirtd);
+    all.extend(attach);
+    all.extend(detach);
+    all
+}
+
+/// Starts hostd anew, to die at `failpoint`.
+async fn arm(bed: &Bed, failpoint: &str) -> Result<()> {
+    bed.hostd().kill().await?;
+    bed.start_hostd(Some(failpoint)).await
+}
+
+/// Waits until hostd has died at its failpoint, and starts it without any.
+async fn revive(bed: &Bed, failpoint: &str) -> Result<()> {
+    bed.hostd()
+        .died()
+        .await
+        .with_context(|| format!("{failpoint} was not reached"))?;
+    bed.start_hostd(None).await
+}
+
+async fn hostd_killed_while_attaching(bed: &Bed, failpoint: &str) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    arm(bed, failpoint).await?;
+    bed.agent_is_ready(&vm.id).await?;
+    let request = CreateNic {
+        attach: Some(into(&vm, container.target())),
+        ..nic_on_blue()
+    };
+    let token: ClientToken = failpoint.parse()?;
+    let mutation = Mutation {
+        token: Some(token),
+        ..settled()
+    };
+
+    let first = client.create_nic(&request, &mutation).await;
+    revive(bed, failpoint).await?;
+    let second = client.create_nic(&request, &mutation).await?;
+
+    let nic = in_state(second, NicState::InUse)?;
+    if let Ok(first) = first {
+        ensure!(
+            first.nic.id == nic.id,
+            "one token made {} and {}",
+            first.nic.id,
+            nic.id
+        );
+    }
+    let all = client.nics().await?.nics;
+    ensure!(
+        all.len() == 1,
+        "one request sent twice made {} NICs",
+        all.len()
+    );
+    is_usable(&vm, &container, &nic).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn hostd_killed_while_detaching(bed: &Bed, failpoint: &str) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    arm(bed, failpoint).await?;
+    bed.agent_is_ready(&vm.id).await?;
+
+    // It dies in the middle of the answer, or right after it.
+    drop(client.detach_nic(&nic.id, &settled()).await);
+    revive(bed, failpoint).await?;
+
+    let detached = state(bed, &nic.id, NicState::Available).await?;
+    ensure!(detached.placement.is_none(), "{detached:?}");
+    is_bare(&vm, &container).await?;
+    bed.agent_is_ready(&vm.id).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
+    let client = bed.client();
+    bed.until(&format!("{nic} is {state}"), PATIENCE, || async {
+        let nic = client.nic(nic).await?;
+        Ok((nic.state == state).then_some(nic))
+    })
+    .await
+}
+
+/// Asks for an attach and does not wait for it.
+async fn begin_attach(bed: &Bed, vm: &Vm, container: &Container) -> Result<Nic> {
+    let request = CreateNic {
+        attach: Some(into(vm, container.target())),
+        ..nic_on_blue()
+    };
+    Ok(bed.client().create_nic(&request, &at_once()).await?.nic)
+}
+
+async fn until_plugged(bed: &Bed, vm: &Vm, nic: &Nic) -> Result<()> {
+    bed.until("QEMU has the device", PATIENCE, || async {
+        let qemu = QemuState::of(bed.world(), &vm.id).await?;
+        Ok(qemu.devices.contains(&nic.id.device_id()).then_some(()))
+    })
+    .await
+}
+
+/// Killed as soon as the new link has left the guest's own namespace: the agent has taken it and
+/// has not yet reported it bound. The loop has no program to start, so it is as fast as the agent.
+async fn agent_killed_in_mid_bind(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let assassin = "pid=$(cat /run/agent/pid); cd /sys/class/net; \
+         until [ -e eth0 ]; do :; done; while [ -e eth0 ]; do :; done; kill -9 $pid";
+    let request = CreateNic {
+        attach: Some(into(&vm, container.target())),
+        ..nic_on_blue()
+    };
+
+    let wait = settled();
+    let (killed, answer) = tokio::join!(vm.guest.run(assassin), client.create_nic(&request, &wait));
+
+    ensure!(killed?.status == 0, "the agent was not there to be killed");
+    let nic = in_state(answer?, NicState::InUse)?;
+    is_usable(&vm, &container, &nic).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn agent_killed_while_a_nic_is_in_use(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+
+    vm.guest.agent().kill().await?;
+    let still = client.nic(&nic.id).await?;
+
+    ensure!(still.state == NicState::InUse, "{still:?}");
+    is_usable(&vm, &container, &nic).await?;
+    retire(&client, &nic.id).await?;
+    bed.agent_is_ready(&vm.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn qemu_killed_in_mid_attach(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm3").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    vm.guest.agent().stall().await?;
+    let nic = begin_attach(bed, &vm, &container).await?;
+    until_plugged(bed, &vm, &nic).await?;
+
+    bed.kill_vm(&vm.id).await?;
+
+    let nic = state(bed, &nic.id, NicState::Available).await?;
+    ensure!(nic.last_error.is_some(), "{nic:?}");
+    retire(&client, &nic.id).await
+}
+
+async fn qemu_killed_while_a_nic_is_in_use(bed: &Bed) -> Result<()> {
+    let client = bed.client();
+    let vm = bed.vm("vm3").await?;
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+
+    bed.kill_vm(&vm.id).await?;
+    let lost = state(bed, &nic.id, NicState::Available).await?;
+    let again = bed.boot(VmOptions::named("vm3")?).await?;
+    bed.agent_is_ready(&again.id).await?;
+    let container = again.guest.make_container().await?;
+    let attach = into(&again, container.target());
+    let attached = client.attach_nic(&nic.id, &attach, &settled()).await?;
+
+    ensure!(lost.mac == nic.mac && lost.placement.is_none(), "{lost:?}");
+    is_usable(&again, &container, &in_state(attached, NicState::InUse)?).await?;
+    retire(&client, &nic.id).await?;
+    bed.kill_vm(&again.id).await
+}
+
+async fn libvirtd_restarted_in_mid_attach(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+
+    let nic = begin_attach(bed, &vm, &container).await?;
+    let restarted = bed.world().restart_daemon().await?;
+
+    ensure!(
+        restarted == DaemonRestart::Restarted,
+        "this world has a daemon"
+    );
+    let nic = state(bed, &nic.id, NicState::InUse).await?;
+    is_usable(&vm, &container, &nic).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}

@@ -1,0 +1,220 @@
+//! Guests that do not play along: no agent, no driver, still booting, hostile.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use host_api::client::{Mutation, Progress};
+use host_api::{CreateNic, Nic, NicState, ProblemCode};
+use nic_model::NicId;
+use testbeds::bed::Bed;
+use testbeds::inspection::HostState;
+use testbeds::requests::{
+    PATIENCE, at_once, attach_new, detach, into, nic_on_blue, retire, settled,
+};
+use testbeds::scenario::Scenario;
+use testbeds::scenarios;
+use testbeds::site::BRIDGE;
+use testbeds::vm::{AgentStart, VmOptions};
+
+use super::usable::is_usable;
+
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    scenarios![
+        a_guest_whose_driver_is_gone_blocks_the_detach_visibly,
+        a_detach_without_an_agent,
+        an_attach_waits_for_the_agent,
+        a_guest_that_is_still_booting,
+        a_vm_that_is_off_is_refused,
+        a_hostile_agent_harms_nobody_else,
+    ]
+}
+
+/// Waits until the NIC is in a state.
+async fn until_state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
+    let client = bed.client();
+    bed.until(&format!("{nic} is {state}"), PATIENCE, || async {
+        let nic = client.nic(nic).await?;
+        Ok((nic.state == state).then_some(nic))
+    })
+    .await
+}
+
+/// Waits until the NIC says what blocks it, and gives the reason.
+async fn until_blocked(bed: &Bed, nic: &NicId) -> Result<String> {
+    let client = bed.client();
+    bed.until(&format!("{nic} is blocked"), PATIENCE, || async {
+        Ok(client.nic(nic).await?.blocked.map(|blocked| blocked.reason))
+    })
+    .await
+}
+
+async fn a_guest_whose_driver_is_gone_blocks_the_detach_visibly(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    vm.guest.ignore_hotplug(vm.options.hotplug).await?;
+
+    let short = Mutation {
+        token: None,
+        wait: Some("3s".parse()?),
+    };
+    let answer = client.detach_nic(&nic.id, &short).await?;
+
+    ensure!(answer.progress == Progress::UnderWay, "{:?}", answer.nic);
+    ensure!(answer.nic.state == NicState::Detaching, "{:?}", answer.nic);
+    let reason = until_blocked(bed, &nic.id).await?;
+    ensure!(reason.contains("let go"), "blocked by: {reason}");
+    let port = HostState::of(bed.site())
+        .await?
+        .links
+        .remove(&nic.id.tap_name());
+    ensure!(
+        port != Some(Some(BRIDGE.to_owned())),
+        "the port still passes frames"
+    );
+    let same_mac = CreateNic {
+        mac: Some(nic.mac),
+        ..nic_on_blue()
+    };
+    ensure!(
+        client.create_nic(&same_mac, &at_once()).await.is_err(),
+        "the MAC was given away"
+    );
+    vm.guest.heed_hotplug(vm.options.hotplug).await?;
+    until_state(bed, &nic.id, NicState::Available).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn a_detach_without_an_agent(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    vm.guest.agent().stop().await?;
+
+    let detached = detach(&client, &nic.id).await;
+
+    vm.guest.agent().start().await?;
+    detached?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn an_attach_waits_for_the_agent(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    vm.guest.agent().stop().await?;
+    let request = CreateNic {
+        attach: Some(into(&vm, container.target())),
+        ..nic_on_blue()
+    };
+
+    let nic = client.create_nic(&request, &at_once()).await?.nic;
+    let blocked = until_blocked(bed, &nic.id).await;
+
+    vm.guest.agent().start().await?;
+    let nic = until_state(bed, &nic.id, NicState::InUse).await?;
+    is_usable(&vm, &container, &nic).await?;
+    ensure!(blocked?.contains("agent"), "{nic:?}");
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+async fn a_guest_that_is_still_booting(bed: &Bed) -> Result<()> {
+    let client = bed.client();
+    let options = VmOptions {
+        boot_delay: Duration::from_secs(2),
+        agent: AgentStart::Never,
+        ..VmOptions::named("vm3")?
+    };
+    let vm = bed.start_vm(options).await?;
+    bed.until("hostd sees the VM run", PATIENCE, || async {
+        Ok(client
+            .vm(&vm.id)
+            .await?
+            .power
+            .filter(|power| *power == nic_model::PowerState::Running))
+    })
+    .await?;
+    let request = CreateNic {
+        attach: Some(into(&vm, "netns:late".parse()?)),
+        ..nic_on_blue()
+    };
+
+    let nic = client.create_nic(&request, &at_once()).await?.nic;
+    let reason = until_blocked(bed, &nic.id).await?;
+    vm.guest.ready(PATIENCE).await?;
+    let container = vm.guest.make_named_container("late").await?;
+    vm.guest.agent().start().await?;
+
+    let nic = until_state(bed, &nic.id, NicState::InUse).await?;
+    is_usable(&vm, &container, &nic).await?;
+    ensure!(
+        reason.contains("agent") || reason.contains("link"),
+        "blocked by: {reason}"
+    );
+    retire(&client, &nic.id).await?;
+    bed.kill_vm(&vm.id).await
+}
+
+async fn a_vm_that_is_off_is_refused(bed: &Bed) -> Result<()> {
+    let vm = bed.boot(VmOptions::named("vm4")?).await?;
+    let client = bed.client();
+    bed.agent_is_ready(&vm.id).await?;
+    bed.kill_vm(&vm.id).await?;
+    bed.until("hostd sees the VM off", PATIENCE, || async {
+        let seen = client.vm(&vm.id).await.ok().and_then(|vm| vm.power);
+        Ok((seen != Some(nic_model::PowerState::Running)).then_some(()))
+    })
+    .await?;
+    let request = CreateNic {
+        attach: Some(into(&vm, "netns:any".parse()?)),
+        ..nic_on_blue()
+    };
+
+    let outcome = client.create_nic(&request, &settled()).await;
+
+    // A refusal, or a NIC that is nowhere and says why: both are honest.
+    let Ok(answer) = outcome else { return Ok(()) };
+    let nic = answer.nic;
+    ensure!(nic.state == NicState::Available, "{nic:?}");
+    let code = nic.last_error.as_ref().map(|problem| problem.code);
+    ensure!(code == Some(ProblemCode::VmStopped), "{nic:?}");
+    retire(&client, &nic.id).await
+}
+
+/// Random bytes, half frames and announcements of gigabytes instead of the protocol.
+async fn a_hostile_agent_harms_nobody_else(bed: &Bed) -> Result<()> {
+    let (hostile, honest) = bed.two_vms().await?;
+    let client = bed.client();
+    let container = honest.guest.make_container().await?;
+    hostile.guest.agent().stop().await?;
+    let port = "/dev/virtio-ports/org.nicferry.agent.0";
+    let attacks = [
+        format!("dd if=/dev/urandom of={port} bs=4096 count=256"),
+        format!("yes '{{\"type\":\"report\"}}' | head -c 1000000 >{port}"),
+        format!("printf '\\377\\377\\377\\377\\377\\377\\377\\377' >{port}"),
+    ];
+
+    let attack = async {
+        for attack in &attacks {
+            hostile.guest.run(attack).await?;
+        }
+        anyhow::Ok(())
+    };
+    let (attacked, attached) =
+        tokio::join!(attack, attach_new(&client, &honest, container.target()));
+
+    hostile.guest.agent().start().await?;
+    attacked.context("attacking")?;
+    let nic = attached.context("attaching to the honest VM meanwhile")?;
+    is_usable(&honest, &container, &nic).await?;
+    bed.agent_is_ready(&hostile.id)
+        .await
+        .context("the honest agent after the attack")?;
+    retire(&client, &nic.id).await?;
+    honest.guest.kill_container(&container).await
+}
