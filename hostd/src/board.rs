@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use agent_protocol::{BindStep, Phase};
-use nic_lifecycle::{Blocked, NicRecord, Step};
+use nic_lifecycle::{Blocked, NicRecord, NicState, Step};
 use nic_model::{IpNet, NicId, VmId};
 use tokio::sync::{broadcast, watch};
 
@@ -178,7 +178,12 @@ impl Board {
             vm,
             Happening::NicChanged(Arc::new(record.clone())),
         );
-        self.update(&record.id, |_| ());
+        self.update(&record.id, |live| {
+            if !matches!(record.state, NicState::Attaching | NicState::InUse) {
+                live.addresses.clear();
+                live.degraded = None;
+            }
+        });
     }
 
     /// Tells everybody that a record is gone.

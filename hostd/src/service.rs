@@ -217,8 +217,11 @@ impl Service {
         token: Option<TokenUse>,
         decide: impl FnOnce(&Ledger) -> Result<NicRecord, Refusal>,
     ) -> Result<Answer, ServiceError> {
-        let admitted = self.store.admit(nic, token, decide).await?;
-        let (nic, generation) = match admitted {
+        let admitted = self.store.admit(nic, token, decide).await;
+        if let Err(AdmitError::Journal(_)) = &admitted {
+            self.resume(nic);
+        }
+        let (nic, generation) = match admitted? {
             Admitted::Fresh(record) => {
                 failpoint::hit(flow_of(&record), "admit", Side::After);
                 self.begin(ask, &record);
@@ -227,6 +230,15 @@ impl Service {
             Admitted::Repeated(used) => (used.nic, 0),
         };
         self.wait_for_rest(&nic, generation, ask).await
+    }
+
+    /// A worker leaves a NIC alone while a change of it is being made durable; when that comes to
+    /// nothing it has to go on.
+    fn resume(&self, nic: &NicId) {
+        let placement = self.store.nic(nic).and_then(|record| record.placement);
+        if let Some(placement) = placement {
+            self.vms.nudge(&placement.vm);
+        }
     }
 
     fn begin(&self, ask: &Ask, record: &NicRecord) {

@@ -187,6 +187,14 @@ impl Store {
         self.read(|ledger| ledger.nic(id).cloned())
     }
 
+    /// One record, unless its newest form is not durable yet: what a worker may act on.
+    #[must_use]
+    pub fn durable_nic(&self, id: &NicId) -> Option<NicRecord> {
+        let books = self.books();
+        let durable = !books.pending.contains(id);
+        books.ledger.nic(id).filter(|_| durable).cloned()
+    }
+
     /// The NICs whose present place is in a VM and whose records are durable: those that its worker
     /// may act on.
     #[must_use]

@@ -21,7 +21,7 @@ mod nudge;
 mod progress;
 mod stray;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +85,8 @@ pub struct VmWorker {
     strays: Strays,
     last_power: Option<PowerState>,
     last_agent: AgentState,
+    /// What falls due after this has not been dealt with yet.
+    round_began: Instant,
 }
 
 /// What a worker is started with.
@@ -125,6 +127,7 @@ impl VmWorker {
             nics: BTreeMap::new(),
             last_power: None,
             last_agent: AgentState::default(),
+            round_began: Instant::now(),
         }
     }
 
@@ -142,12 +145,13 @@ impl VmWorker {
     }
 
     async fn round(&mut self) {
+        self.round_began = Instant::now();
         let records = self.tools.store.durable_nics_at(&self.vm);
         self.admit_new(&records).await;
         for record in &records {
             self.drive(&record.id).await;
         }
-        self.drop_departed(&records).await;
+        self.drop_departed().await;
         self.tell_agent_state();
         self.deal_with_strays().await;
     }
@@ -213,7 +217,7 @@ impl VmWorker {
     }
 
     fn record_here(&self, id: &NicId) -> Option<NicRecord> {
-        let record = self.tools.store.nic(id)?;
+        let record = self.tools.store.durable_nic(id)?;
         let here = record
             .placement
             .as_ref()
@@ -319,14 +323,17 @@ impl VmWorker {
         }
     }
 
-    async fn drop_departed(&mut self, records: &[NicRecord]) {
-        let here: BTreeSet<_> = records.iter().map(|record| &record.id).collect();
-        let departed: Vec<_> = self
-            .nics
-            .keys()
-            .filter(|id| !here.contains(id))
-            .cloned()
-            .collect();
+    /// A change that is not durable yet takes no NIC away: it may come to nothing.
+    async fn drop_departed(&mut self) {
+        let departed: Vec<_> = self.tools.store.read(|ledger| {
+            let is_here = |id: &NicId| {
+                let record = ledger.nic(id);
+                let place = record.and_then(|record| record.placement.as_ref());
+                place.is_some_and(|placement| placement.vm == self.vm)
+            };
+            let known = self.nics.keys();
+            known.filter(|id| !is_here(id)).cloned().collect()
+        });
         for id in departed {
             self.nics.remove(&id);
             self.agent.forget(id).await;
@@ -356,6 +363,7 @@ impl VmWorker {
             Err(error) => {
                 tracing::warn!(vm = %self.vm, error = chain(&error), "cannot look");
                 self.hardware = None;
+                self.stale = true;
                 self.tools
                     .store
                     .observe(|ledger| ledger.not_observed(&self.vm));
@@ -406,7 +414,7 @@ impl VmWorker {
         let nics = self
             .nics
             .values()
-            .filter_map(|progress| progress.next_wake(now));
+            .filter_map(|progress| progress.next_wake(self.round_began));
         nics.chain(self.inspect_again_at)
             .chain(self.strays.next_wake())
             .min()

@@ -148,8 +148,9 @@ impl Progress {
         self.held_until.or(self.asked.map(|asked| asked.again_at))
     }
 
-    /// When this NIC has to be looked at again, unless something happens before.
-    pub(super) fn next_wake(&self, now: Instant) -> Option<Instant> {
+    /// When this NIC has to be looked at again, unless something happens before: the first that is
+    /// due after a round that began at `after`.
+    pub(super) fn next_wake(&self, after: Instant) -> Option<Instant> {
         [
             self.held_until,
             self.asked.map(|asked| asked.again_at),
@@ -157,7 +158,7 @@ impl Progress {
         ]
         .into_iter()
         .flatten()
-        .filter(|at| *at > now)
+        .filter(|at| *at > after)
         .min()
     }
 }

@@ -14,50 +14,71 @@ use super::act::chain;
 
 /// How often a stray device is asked to go once its quarantine is over.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How soon a stray device that could not be cut off is tried again.
+const CUT_OFF_AGAIN: Duration = Duration::from_secs(1);
 
-/// Devices under quarantine, with the time of the next try to remove them.
+/// Devices under quarantine.
 #[derive(Debug)]
 pub(super) struct Strays {
     quarantine: Duration,
-    remove_at: BTreeMap<NicId, Instant>,
+    found: BTreeMap<NicId, Stray>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stray {
+    /// The next try to remove it.
+    remove_at: Instant,
+    /// The next try to cut it off; `None` once that is done.
+    cut_off_at: Option<Instant>,
 }
 
 impl Strays {
     pub(super) fn new(quarantine: Duration) -> Self {
         Self {
             quarantine,
-            remove_at: BTreeMap::new(),
+            found: BTreeMap::new(),
         }
     }
 
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        self.remove_at.values().min().copied()
+        let due = |stray: &Stray| stray.cut_off_at.unwrap_or(stray.remove_at);
+        self.found.values().map(due).min()
     }
 }
 
 impl VmWorker {
     pub(super) async fn deal_with_strays(&mut self) {
         let strays = self.find_strays();
-        self.strays.remove_at.retain(|nic, _| strays.contains(nic));
+        self.strays.found.retain(|nic, _| strays.contains(nic));
         for nic in strays {
-            match self.strays.remove_at.get(&nic) {
+            let now = Instant::now();
+            let stray = match self.strays.found.get(&nic) {
+                Some(known) => *known,
                 None => {
                     tracing::warn!(vm = %self.vm, %nic, "device without a record: quarantined");
-                    self.strays
-                        .remove_at
-                        .insert(nic.clone(), Instant::now() + self.strays.quarantine);
-                    let down = self
-                        .hypervisor
-                        .set_link(&self.vm, &nic, Carrier::Down)
-                        .await;
-                    if let Err(error) = down {
-                        let error = chain(&error);
-                        tracing::warn!(%nic, error, "cannot cut off a stray device");
+                    Stray {
+                        remove_at: now + self.strays.quarantine,
+                        cut_off_at: Some(now),
                     }
                 }
-                Some(at) if Instant::now() >= *at => self.remove_stray(nic).await,
-                Some(_) => {}
+            };
+            self.strays.found.insert(nic.clone(), stray);
+            if stray.cut_off_at.is_some_and(|at| now >= at) {
+                self.cut_off_stray(&nic).await;
             }
+            if now >= stray.remove_at {
+                self.remove_stray(&nic).await;
+            }
+        }
+    }
+
+    async fn cut_off_stray(&mut self, nic: &NicId) {
+        let down = self.hypervisor.set_link(&self.vm, nic, Carrier::Down).await;
+        if let Err(error) = &down {
+            tracing::warn!(%nic, error = chain(error), "cannot cut off a stray device");
+        }
+        if let Some(stray) = self.strays.found.get_mut(nic) {
+            stray.cut_off_at = down.is_err().then(|| Instant::now() + CUT_OFF_AGAIN);
         }
     }
 
@@ -77,9 +98,9 @@ impl VmWorker {
         })
     }
 
-    async fn remove_stray(&mut self, nic: NicId) {
+    async fn remove_stray(&mut self, nic: &NicId) {
         self.stale = true;
-        match self.hypervisor.unplug(&self.vm, &nic).await {
+        match self.hypervisor.unplug(&self.vm, nic).await {
             Ok(progress) => {
                 tracing::info!(vm = %self.vm, %nic, ?progress, "removing a stray device")
             }
@@ -87,8 +108,8 @@ impl VmWorker {
                 tracing::warn!(%nic, error = chain(&error), "cannot remove a stray device")
             }
         }
-        self.strays
-            .remove_at
-            .insert(nic, Instant::now() + ASK_AGAIN);
+        if let Some(stray) = self.strays.found.get_mut(nic) {
+            stray.remove_at = Instant::now() + ASK_AGAIN;
+        }
     }
 }
