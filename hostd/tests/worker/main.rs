@@ -1,0 +1,10 @@
+//! Workers over a scripted world: what real hypervisors, kernels and guests cannot be made to do
+//! on demand, and what a hostile guest would.
+
+#![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
+
+mod attach;
+mod detach;
+mod promises;
+mod restart;
+mod support;
