@@ -26,7 +26,7 @@ pub(crate) struct Nic {
 pub(crate) enum Effort {
     /// In the namespaces that are known; the others too when the device is surely there.
     Usual,
-    /// In every namespace that can be reached.
+    /// In every namespace that can be reached; without a device to go by, only for a release.
     Thorough,
 }
 
@@ -128,8 +128,8 @@ impl Nic {
         guest: &Guest,
         news: &mpsc::Sender<TargetNews>,
     ) -> TargetSight {
+        // One that is still open is kept for this look: a move may have failed halfway.
         if !self.binding.needs_target() {
-            self.target = None;
             return TargetSight::NotWanted;
         }
         let wanted = self.binding.wanted();
@@ -183,11 +183,13 @@ impl Nic {
             }
         }
         let nowhere = match (guest.identify_by.device(self.binding.wanted()), effort) {
-            (Device::Absent, _) | (Device::Unknown, Effort::Usual) => {
-                return Ok(Err(LinkPlace::Nowhere));
-            }
-            (Device::Unknown, Effort::Thorough) => LinkPlace::Nowhere,
             (Device::Present, _) => LinkPlace::Hidden,
+            // Without a device to go by, a link with the right address in a strange namespace may
+            // be one that is still on its way into the guest, unless it is to go.
+            (Device::Unknown, Effort::Thorough) if self.binding.binding().is_none() => {
+                LinkPlace::Nowhere
+            }
+            (Device::Absent | Device::Unknown, _) => return Ok(Err(LinkPlace::Nowhere)),
         };
         Ok(search(self, guest).await.ok_or(nowhere))
     }

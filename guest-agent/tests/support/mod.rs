@@ -129,27 +129,16 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// A link arrives in the guest, the other end being up in the peer.
+    /// A link arrives in the guest, with carrier: the other end is up before.
     pub(crate) fn plug(&self) {
-        let (guest, peer) = (self.netns("guest"), self.netns("peer"));
-        let veth = ["type", "veth", "peer", "name", "peer0", "netns", &peer];
-        let peer0 = |rest: &[&str]| self.ip(&[&["-n", &peer], rest, &["dev", "peer0"]].concat());
-        self.ip(&[
-            &[
-                "-n",
-                &guest,
-                "link",
-                "add",
-                "ens5",
-                "address",
-                &self.mac.to_string(),
-            ],
-            &veth[..],
-        ]
-        .concat());
-        peer0(&["addr", "add", "192.0.2.1/24"]);
-        peer0(&["addr", "add", "2001:db8::1/64", "nodad"]);
-        self.ip(&["-n", &peer, "link", "set", "peer0", "up"]);
+        let (guest, peer, mac) = (self.netns("guest"), self.netns("peer"), self.mac());
+        let ens5 = ["type", "veth", "peer", "name", "ens5", "address", &mac];
+        let peer0 = |rest: &[&str]| self.ip(&[&["-n", &peer], rest].concat());
+        peer0(&[&["link", "add", "peer0"], &ens5[..]].concat());
+        peer0(&["addr", "add", "192.0.2.1/24", "dev", "peer0"]);
+        peer0(&["addr", "add", "2001:db8::1/64", "dev", "peer0", "nodad"]);
+        peer0(&["link", "set", "peer0", "up"]);
+        peer0(&["link", "set", "ens5", "netns", &guest]);
     }
 
     /// The other end goes, and the link with it.
