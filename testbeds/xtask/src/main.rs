@@ -8,6 +8,8 @@
 
 mod check;
 mod console;
+mod demo;
+mod harness;
 mod process;
 mod setup;
 mod test;
@@ -30,6 +32,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows on two real VMs how a NIC gets into a container, moves and goes, with its times
+    Demo(demo::Arguments),
     /// Installs the system packages that are missing, or lists them where there is no apt
     Setup,
     /// Runs every check that needs no guest: format, lints, docs, tidy, licences
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> anyhow::Result<Verdict> {
     match command {
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Setup => setup::everything(),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),

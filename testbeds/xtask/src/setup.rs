@@ -221,6 +221,19 @@ fn as_root(program: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The words before a program that makes namespaces and taps: none for root. Only that program gets
+/// root's rights, what cargo writes stays the user's.
+pub(crate) fn root_words() -> anyhow::Result<Vec<String>> {
+    if is_root()? {
+        return Ok(Vec::new());
+    }
+    process::find_program("sudo").context("this needs root: neither root nor sudo")?;
+    // sudo sets a path of its own, on which cargo and rustc are not; the harness calls them.
+    let path = format!("PATH={}", std::env::var("PATH").unwrap_or_default());
+    let words = ["sudo", "--preserve-env", "env", &path];
+    Ok(words.map(str::to_owned).to_vec())
+}
+
 /// Whether we have root's rights, asked of `id` so that no `unsafe` is needed.
 pub(crate) fn is_root() -> anyhow::Result<bool> {
     Ok(process::output(process::command("id")?.arg("-u"))?.trim() == "0")

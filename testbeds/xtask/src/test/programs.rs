@@ -99,21 +99,14 @@ impl Programs {
     }
 }
 
-/// What starts a test program. Namespaces and taps need root, but only the test programs get it:
-/// what cargo writes stays the user's.
+/// What starts a test program.
 fn runner() -> anyhow::Result<Vec<String>> {
     let kill_after = format!("--kill-after={KILL_AFTER_SECONDS}");
     // In the foreground, so that an interrupt at the terminal reaches the tests too.
     let deadline = ["timeout", "--foreground", &kill_after, DEADLINE_SECONDS];
-    // sudo sets a path of its own, on which cargo and rustc are not; scenarios call them.
-    let path = format!("PATH={}", std::env::var("PATH").unwrap_or_default());
-    let mut words = Vec::new();
-    if !setup::is_root()? {
-        process::find_program("sudo").context("the tests need root: neither root nor sudo")?;
-        words.extend(["sudo", "--preserve-env", "env", &path]);
-    }
-    words.extend(deadline);
-    Ok(words.into_iter().map(str::to_owned).collect())
+    let mut words = setup::root_words()?;
+    words.extend(deadline.map(str::to_owned));
+    Ok(words)
 }
 
 #[cfg(test)]
