@@ -75,7 +75,7 @@ impl Stage {
         let names = ports
             .filter(|entry| entry["type"] == "child<pcie-root-port>")
             .filter_map(|entry| entry["name"].as_str());
-        // libvirt calls them pci.1 to pci.10 and may use the first few itself; ours are rp1 to rp10.
+        // libvirt calls them pci.1 to pci.10 and may use the first few itself.
         Ok(names.max().context("the VM has root ports")?.to_owned())
     }
 
@@ -107,6 +107,7 @@ impl Stage {
         let give_up_at = Instant::now() + HOTPLUG_DEADLINE;
         while self.is_plugged().await? {
             anyhow::ensure!(Instant::now() < give_up_at, "the device stays");
+            // tidy: sleep because the world's own monitor connection drops events.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())

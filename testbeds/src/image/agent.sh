@@ -1,14 +1,11 @@
 #!/bin/busybox sh
 # Keeps guest-agent running for as long as /run/agent/enabled exists, and starts it again at once
 # when it dies: what systemd's Restart=always does on a real guest.
-# /run/agent/pid is its process, /run/agent/log what it said, /run/agent/starts how often it started.
+# /run/agent/pid is its process, /run/agent/log what it said.
 
 port=/dev/virtio-ports/org.nicferry.agent.0
-starts=0
 while :; do
     if [ -e /run/agent/enabled ] && [ -e "$port" ]; then
-        starts=$((starts + 1))
-        echo "$starts" >/run/agent/starts
         RUST_LOG=info guest-agent >>/run/agent/log 2>&1 &
         echo $! >/run/agent/pid
         wait $!

@@ -143,7 +143,7 @@ async fn base(busybox_package: &Path) -> Result<Archive> {
     archive.program("/bin/busybox", read(&busybox)?);
     archive.symlink("/init", "/bin/busybox");
     archive.file("/etc/inittab", INITTAB.into());
-    archive.file("/etc/passwd", b"root::0:0:root:/root:/bin/sh\n".into());
+    archive.file("/etc/passwd", b"root::0:0:root:/:/bin/sh\n".into());
     archive.program("/sbin/testbed-init", include_bytes!("init.sh").into());
     archive.program("/sbin/testbed-shell", include_bytes!("shell.sh").into());
     archive.program("/sbin/testbed-agent", include_bytes!("agent.sh").into());

@@ -2,7 +2,7 @@
 # The host's shell into the guest, over a virtio-serial port: the world's way to look into a guest
 # and to break things in it, independent of everything under test.
 #
-#   host to guest   ID SECONDS SCRIPT\n      SCRIPT in the escapes of printf '%b', so without newlines
+#   host to guest   ID SECONDS SCRIPT\n      SCRIPT in the escapes of printf '%b': one line
 #   guest to host   ready\n                  once, when it starts
 #                   ID STATUS OUT_BYTES ERR_BYTES\n and that many bytes of either stream
 #
@@ -16,7 +16,8 @@ exec 3<>/dev/virtio-ports/org.nicferry.testbed.0
 
 serve() {
     files=/run/shell/$1
-    timeout -s KILL "$2" sh -c "$prelude$(printf '%b' "$3")" </dev/null >"$files.out" 2>"$files.err" 3>&-
+    timeout -s KILL "$2" sh -c "$prelude$(printf '%b' "$3")" \
+        </dev/null >"$files.out" 2>"$files.err" 3>&-
     status=$?
     head -c 262144 "$files.out" >"$files.o"
     head -c 65536 "$files.err" >"$files.e"

@@ -4,6 +4,7 @@
 use nic_model::HotplugMode;
 
 use crate::accelerator::Accelerator;
+use crate::cache::content_key;
 use crate::image::GuestImage;
 use crate::vm::{MEMORY_MIB, VmFiles, VmOptions};
 
@@ -20,11 +21,13 @@ pub(super) fn xml(
     };
     let (kernel, initramfs) = (image.kernel.display(), image.initramfs.display());
     let (name, command_line) = (&options.id, options.kernel_command_line());
+    let uuid = uuid(options.id.as_str());
     let (console, hotplug) = (files.console.display(), hotplug(options.hotplug));
     let (root_ports, channels) = (root_ports(options), channels(files));
     format!(
         "<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
            <name>{name}</name>
+           <uuid>{uuid}</uuid>
            <memory unit='MiB'>{MEMORY_MIB}</memory>
            <vcpu>1</vcpu>
            <os>
@@ -47,6 +50,12 @@ pub(super) fn xml(
            {hotplug}
          </domain>"
     )
+}
+
+/// The same for the same name, so that defining a VM again replaces its definition.
+fn uuid(name: &str) -> String {
+    let key = content_key([name.as_bytes()]);
+    format!("{}-{}-4000-8000-{}", &key[..8], &key[8..12], &key[4..])
 }
 
 /// libvirt 9.0 has no element for q35's native hot-plug: QEMU's own switch is passed by hand.
@@ -86,4 +95,16 @@ fn channels(files: &VmFiles) -> String {
         )
     };
     files.ports().into_iter().map(channel).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_keeps_its_uuid_and_no_two_share_one() {
+        assert_eq!(uuid("vm1"), uuid("vm1"));
+        assert_ne!(uuid("vm1"), uuid("vm2"));
+        assert_eq!(uuid("vm1").len(), 36);
+    }
 }
