@@ -59,27 +59,35 @@ pub(crate) async fn read_back(nic: &Nic) -> Result<Option<LinkSeen>, StepFailure
     }
 }
 
-/// A held link bears a name made of its NIC's id: no two NICs clash, and a person can tell whose
-/// it is.
+/// A held link keeps its name and bears its NIC's id as alias, so that a person can tell whose it
+/// is. Only when two of one name meet there is one named after its NIC: a rename waits for an RCU
+/// grace period (`dev_change_name`, Linux 6.1), about as long as all the rest of the release.
 async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
     let located = located(nic)?;
     if located.space.is(&guest.holding) {
         return switch(nic, AdminState::Down).await;
     }
-    let name: LinkName = nic
-        .binding
-        .wanted()
-        .nic
+    let id = &nic.binding.wanted().nic;
+    let mut name = name_of(&located).await?;
+    let unique: LinkName = id
         .tap_name()
         .parse()
         .map_err(|error| StepFailure::Kernel(in_full(&error)))?;
-    let change = LinkChange {
+    let into_holding = |name| LinkChange {
         move_to: Some(&guest.holding.netns),
-        name: Some(&name),
+        name,
+        alias: Some(id.as_str()),
         admin: Some(AdminState::Down),
         ..LinkChange::default()
     };
-    let moved = located.space.netlink.set_link(located.index, change).await;
+    let netlink = &located.space.netlink;
+    let mut moved = netlink.set_link(located.index, into_holding(None)).await;
+    if matches!(&moved, Err(error) if error.errno() == Some(Errno::EXIST)) {
+        moved = netlink
+            .set_link(located.index, into_holding(Some(&unique)))
+            .await;
+        name = unique;
+    }
     moved.map_err(|error| failure(&error))?;
     let index = index_of(&guest.holding.netlink, &name).await?;
     nic.at = Some(Located {
@@ -87,6 +95,14 @@ async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
         index,
     });
     Ok(())
+}
+
+async fn name_of(located: &Located) -> Result<LinkName, StepFailure> {
+    let link = located.space.netlink.link(located.index).await;
+    let link = link.map_err(|error| refused(&error))?;
+    let name = link.ok_or(StepFailure::LinkVanished)?.name;
+    name.parse()
+        .map_err(|error| StepFailure::Kernel(in_full(&error)))
 }
 
 async fn enter(

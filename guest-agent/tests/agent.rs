@@ -6,7 +6,7 @@
 mod support;
 
 use agent_protocol::{BindError, BindStep, Goal, Phase};
-use support::{HELD, World, dhcp_binding, static_binding};
+use support::{World, dhcp_binding, static_binding};
 
 fn is_failed(phase: &Phase) -> bool {
     matches!(phase, Phase::Failed { .. })
@@ -368,5 +368,5 @@ async fn a_forgotten_nic_is_left_where_it_is() {
     world.connect().await;
 
     assert!(world.link("box", "eth0").is_some());
-    assert_eq!(world.link("holding", HELD), None);
+    assert_eq!(world.held(), None);
 }

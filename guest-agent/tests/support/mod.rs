@@ -33,9 +33,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 pub(crate) const NIC: &str = "nic-abc0123xyz";
-/// What the agent calls that NIC's link while it holds it.
-pub(crate) const HELD: &str = "nf-abc0123xyz";
-
 static WORLDS: AtomicU64 = AtomicU64::new(0);
 
 /// One guest with its agent.
@@ -188,10 +185,21 @@ impl World {
 
     /// Asserts that the link waits, bare and down, where nobody can use it.
     pub(crate) fn assert_held(&self) {
-        let held = self.link("holding", HELD).expect("the link is held");
+        let held = self.held().expect("the link is held");
         assert!(held.contains("state DOWN"), "{held}");
         assert!(!held.contains("inet"), "{held}");
         assert_eq!(self.link("guest", "ens5"), None);
+    }
+
+    /// The NIC's link in the holding namespace, with its addresses.
+    pub(crate) fn held(&self) -> Option<String> {
+        let netns = self.netns("holding");
+        let links = output_of("ip", &["-n", &netns, "-o", "link", "show"])?;
+        let held = links
+            .lines()
+            .find(|link| link.contains(&format!("alias {NIC}")))?;
+        let name = held.split([':', '@']).nth(1)?.trim();
+        self.link("holding", name)
     }
 
     fn wanted(&self, generation: u64, goal: Goal) -> WantedNic {
