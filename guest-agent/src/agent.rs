@@ -31,7 +31,7 @@ use crate::channel::{self, Channel, ChannelKind};
 use crate::guest::{EnterGuestError, Guest, in_full, seen};
 use crate::identity::IdentifyBy;
 use crate::lease::{LeaseClient, LeaseLink, LeaseNews, Reporter};
-use crate::nic::{Effort, Nic};
+use crate::nic::{self, Effort, Nic};
 use crate::target::{TargetNews, watch_names};
 
 /// How often everything is looked at, in case an event was lost.
@@ -228,7 +228,7 @@ impl Agent {
                 nic.binding.declare(wanted);
                 // What is held open is the old target; the link may still be in it.
                 if nic.binding.binding().map(|binding| &binding.target) != old_target.as_ref() {
-                    nic.target = None;
+                    nic::close(nic.target.take());
                 }
             }
             None => {

@@ -92,7 +92,7 @@ impl Nic {
     /// Lets go of a target that is not wanted any more: holding it open would keep it alive.
     pub(crate) fn let_go(&mut self) {
         if !self.binding.needs_target() {
-            self.target = None;
+            close(self.target.take());
         }
     }
 
@@ -141,7 +141,7 @@ impl Nic {
             .as_ref()
             .is_some_and(|target| !target.is_alive())
         {
-            self.target = None;
+            close(self.target.take());
             if self.binding.is_bound() {
                 return TargetSight::Gone;
             }
@@ -169,6 +169,10 @@ impl Nic {
     ) -> Result<Result<(Located, LinkView), LinkPlace>, LookError> {
         let target = self.target.as_ref().map(|target| &target.space);
         let last = self.at.as_ref().map(|at| &at.space);
+        let device = guest.identify_by.device(self.binding.wanted());
+        if device == Device::Absent {
+            return Ok(Err(LinkPlace::Nowhere));
+        }
         let mut asked: Vec<&Space> = Vec::new();
         let known = [Some(&guest.own), Some(&guest.holding), target, last];
         for space in known.into_iter().flatten() {
@@ -182,7 +186,7 @@ impl Nic {
                 return Ok(Ok(found));
             }
         }
-        let nowhere = match (guest.identify_by.device(self.binding.wanted()), effort) {
+        let nowhere = match (device, effort) {
             (Device::Present, _) => LinkPlace::Hidden,
             // Without a device to go by, a link with the right address in a strange namespace may
             // be one that is still on its way into the guest, unless it is to go.
@@ -246,6 +250,17 @@ impl Nic {
             nic: self.binding.wanted().nic.clone(),
             problem,
         }
+    }
+}
+
+/// Closes what was held open of a target, on a thread of its own: closing a packet socket waits for
+/// an RCU grace period (`packet_release`, Linux 6.1), and the link should not.
+pub(crate) fn close(target: Option<OpenTarget>) {
+    let Some(target) = target else { return };
+    let closing = std::thread::Builder::new().name("target-close".to_owned());
+    if let Err(error) = closing.spawn(move || drop(target)) {
+        // The target went with the thread that could not be: it is closed.
+        tracing::debug!(%error, "a target was closed without a thread");
     }
 }
 
