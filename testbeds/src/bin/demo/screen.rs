@@ -1,0 +1,160 @@
+//! What the viewer sees. Colours for a terminal only; a viewer who has gone (`| head`) is no reason
+//! to stop before everything is put away.
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+
+use host_api::{StepSource, StepTiming};
+
+/// Stages of the story, for "3 of 8".
+const STAGES: u32 = 9;
+
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const GREEN: &str = "\x1b[32m";
+const RED: &str = "\x1b[31m";
+const CYAN: &str = "\x1b[36m";
+const PLAIN: &str = "\x1b[0m";
+
+/// Whether the terminal is told to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colours {
+    On,
+    Off,
+}
+
+/// The viewer's terminal.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    colours: Colours,
+    stage: Cell<u32>,
+}
+
+impl Screen {
+    /// Colours go by the terminal and by `NO_COLOR` (no-color.org).
+    pub(crate) fn of_this_terminal() -> Self {
+        let wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colours = if wanted { Colours::On } else { Colours::Off };
+        Self {
+            colours,
+            stage: Cell::new(0),
+        }
+    }
+
+    /// What happens next and why it matters.
+    pub(crate) fn heading(&self, text: &str) {
+        self.stage.set(self.stage.get() + 1);
+        let stage = self.stage.get();
+        self.painted("", BOLD, &format!("\n{stage}/{STAGES}  {text}"));
+    }
+
+    /// What nicctl would be told to do the same.
+    pub(crate) fn command(&self, line: &str) {
+        self.painted("     ", CYAN, &format!("$ {line}"));
+    }
+
+    /// One step, as nicctl shows it. A guest has a clock of its own: how long is known, not when.
+    pub(crate) fn step(&self, timing: &StepTiming) {
+        let at = match timing.source {
+            StepSource::Host => format!("{:+.1} ms", timing.at_ms),
+            StepSource::Guest => String::new(),
+        };
+        let StepTiming {
+            step,
+            duration_ms,
+            source,
+            ..
+        } = timing;
+        let meaning = meaning(&step.0);
+        self.line(format_args!(
+            "{at:>11}  {step:<19} {duration_ms:>7.1} ms  {source:<5}  {meaning}"
+        ));
+    }
+
+    /// A fact.
+    pub(crate) fn line(&self, text: impl Display) {
+        self.painted("     ", "", &text.to_string());
+    }
+
+    /// Something beside the point.
+    pub(crate) fn note(&self, text: &str) {
+        self.painted("     ", DIM, text);
+    }
+
+    /// Something that went as it should.
+    pub(crate) fn good(&self, text: &str) {
+        self.painted("     ", GREEN, text);
+    }
+
+    /// Something that went wrong, to standard error.
+    pub(crate) fn bad(&self, text: &str) {
+        let line = self.paint("", RED, text);
+        writeln!(std::io::stderr().lock(), "{line}").ok();
+    }
+
+    fn painted(&self, indent: &str, colour: &str, text: &str) {
+        let line = self.paint(indent, colour, text);
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{line}")
+            .and_then(|()| stdout.flush())
+            .ok();
+    }
+
+    fn paint(&self, indent: &str, colour: &str, text: &str) -> String {
+        match self.colours {
+            Colours::On if !colour.is_empty() => format!("{indent}{colour}{text}{PLAIN}"),
+            Colours::On | Colours::Off => format!("{indent}{text}"),
+        }
+    }
+}
+
+/// What a step does, for whoever sees its name for the first time.
+fn meaning(step: &str) -> &'static str {
+    match step {
+        "admit" => "checked, reserved, written to disk before anything is touched",
+        "make-port" => "tap: filtered, rate-limited, into the bridge, up",
+        "declare" => "the agent is told what is to come, or to go",
+        "plug" => "netdev_add, device_add",
+        "arrive" => "the guest kernel finds the device and makes a link",
+        "guest-hold" => "into the agent's holding namespace",
+        "guest-enter" => "into the container's namespace, under its name",
+        "guest-set-mtu" => "its MTU",
+        "guest-set-addresses" => "its addresses",
+        "guest-set-up" => "up",
+        "guest-set-routes" => "its routes",
+        "guest-announce" => "neighbours learn where the address is (GARP, NA)",
+        "guest-verify" => "the agent reads all of it back",
+        "bind" => "the agent's steps together, as hostd saw them",
+        "record" => "the outcome, written to disk",
+        "guest-release" => "out of the container, bare and down",
+        "release" => "the same, as hostd saw it",
+        "quiesce" => "no frame passes any more",
+        "unplug" => "device_del, and once the guest has let go netdev_del",
+        "guest-unplug" => "the guest lets go of the device",
+        "remove-port" => "the tap and all that belongs to it",
+        "forget" => "the agent need not know of it any more",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn screen(colours: Colours) -> Screen {
+        Screen {
+            colours,
+            stage: Cell::new(0),
+        }
+    }
+
+    #[test]
+    fn a_pipe_gets_plain_text() {
+        assert_eq!(screen(Colours::Off).paint(" ", GREEN, "done"), " done");
+        assert_eq!(
+            screen(Colours::On).paint(" ", GREEN, "done"),
+            " \x1b[32mdone\x1b[0m"
+        );
+    }
+}
