@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_protocol::{
-    CloseReason, HostSession, NicReport, Phase, ReceiveLimits, SessionEvent, SessionNonce,
-    VersionRange, WantedNic,
+    BindError, CloseReason, FloodLimit, HostSession, NicReport, Phase, ReceiveLimits, SessionEvent,
+    SessionNonce, VersionRange, WantedNic,
 };
 use nic_model::{NicId, VmId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +44,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long a guest that misbehaved is left alone.
 const PENALTY: Duration = Duration::from_secs(5);
+/// What is kept of one report: more steps and addresses than any honest agent has, and as many
+/// characters of a message as the protocol promises bytes.
+const MAX_STEPS: usize = 32;
+const MAX_ADDRESSES: usize = 64;
+const MAX_MESSAGE: usize = 200;
 
 /// What the worker knows of the agent.
 #[derive(Debug, Clone, Default)]
@@ -196,8 +201,12 @@ impl AgentLink {
             };
             let hangup = match connect(&path).await {
                 Ok(stream) => {
-                    pause = RECONNECT.0;
-                    self.serve(stream).await
+                    let began = Instant::now();
+                    let hangup = self.serve(stream).await;
+                    if began.elapsed() >= RECONNECT.1 {
+                        pause = RECONNECT.0;
+                    }
+                    hangup
                 }
                 Err(error) => Hangup::Broken(error),
             };
@@ -277,6 +286,7 @@ impl AgentLink {
                 outgoing = self.session.poll_transmit().map(Outgoing::new);
             }
             let deadline = self.deadline();
+            let dropped = self.session.counters().dropped_bytes;
             tokio::select! {
                 read = reader.read(&mut buffer) => match read {
                     Ok(0) => return Hangup::Broken(io::ErrorKind::UnexpectedEof.into()),
@@ -300,6 +310,12 @@ impl AgentLink {
             if let Some(reason) = self.publish_events() {
                 return Hangup::Session(reason);
             }
+            // Outside a session a flood is only dropped; to drop it as fast as a guest can write
+            // would cost the host a core.
+            if self.session.counters().dropped_bytes > dropped {
+                let limit = FloodLimit::Bytes;
+                return Hangup::Session(CloseReason::Flooded { limit });
+            }
         }
     }
 
@@ -319,6 +335,7 @@ impl AgentLink {
 
     fn note(&self, report: NicReport) {
         let now = Instant::now();
+        let report = tamed(report);
         let arrived = !matches!(report.phase, Phase::Awaited | Phase::Absent);
         self.view.send_modify(|view| {
             let earlier = view
@@ -414,6 +431,27 @@ async fn connect(path: &std::path::Path) -> io::Result<UnixStream> {
     tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(path))
         .await
         .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A report as it is kept and shown: what a guest says is as long as hostd allows.
+fn tamed(mut report: NicReport) -> NicReport {
+    report.steps.truncate(MAX_STEPS);
+    match &mut report.phase {
+        Phase::Bound { addresses, .. } => addresses.truncate(MAX_ADDRESSES),
+        Phase::Failed {
+            error: BindError::Kernel { message, .. },
+        } => {
+            let readable = |character: &char| !character.is_control();
+            *message = message.chars().filter(readable).take(MAX_MESSAGE).collect();
+        }
+        Phase::Awaited
+        | Phase::Binding
+        | Phase::Released
+        | Phase::Absent
+        | Phase::Returned
+        | Phase::Failed { .. } => {}
+    }
+    report
 }
 
 fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) -> bool {

@@ -86,6 +86,15 @@ pub struct BoardEvent {
     pub what: Happening,
 }
 
+/// Whether something was not known before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It is new.
+    Yes,
+    /// It is not.
+    No,
+}
+
 /// What a [`BoardEvent`] tells.
 #[derive(Debug, Clone)]
 pub enum Happening {
@@ -249,8 +258,8 @@ impl Board {
         }
     }
 
-    /// What the guest last reported of a NIC in use.
-    pub fn guest_reported(&self, id: &NicId, vm: &VmId, phase: &Phase) {
+    /// What the guest last reported of a NIC in use; tells whether that is news.
+    pub fn guest_reported(&self, id: &NicId, vm: &VmId, phase: &Phase) -> News {
         let (addresses, degraded) = match phase {
             Phase::Bound { addresses, .. } => (addresses.clone(), None),
             Phase::Returned => (
@@ -258,11 +267,11 @@ impl Board {
                 Some("its container died; the link waits in the guest".to_owned()),
             ),
             Phase::Failed { error } => (Vec::new(), Some(format!("binding failed: {error}"))),
-            Phase::Awaited | Phase::Binding | Phase::Released | Phase::Absent => return,
+            Phase::Awaited | Phase::Binding | Phase::Released | Phase::Absent => return News::No,
         };
         let before = self.nic(id);
         if before.addresses == addresses && before.degraded == degraded {
-            return;
+            return News::No;
         }
         self.update(id, |live| {
             live.addresses = addresses;
@@ -281,6 +290,7 @@ impl Board {
             }
             (None, None) => {}
         }
+        News::Yes
     }
 
     /// Tells everybody about a VM.

@@ -1,6 +1,7 @@
 //! The effects: one function for each action, each safe to repeat.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
@@ -11,8 +12,11 @@ use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
 use crate::agent_link::AgentView;
-use crate::board::TimedStep;
+use crate::board::{News, TimedStep};
 use crate::failpoint::{self, Side};
+
+/// A guest that changes its mind faster than this fills nobody's history of events.
+const GUEST_NEWS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of an action.
 enum Outcome {
@@ -323,7 +327,7 @@ impl VmWorker {
             host_step(Step::Arrive, arrived.saturating_duration_since(plugged));
         }
         for timing in seen.report.steps.iter().skip(progress.noted_guest_steps) {
-            let duration = std::time::Duration::from_micros(timing.duration_us);
+            let duration = Duration::from_micros(timing.duration_us);
             let step = TimedStep::Guest(timing.step);
             board.step_done(&record.id, Some(&self.vm), step, duration);
         }
@@ -341,8 +345,11 @@ impl VmWorker {
                 host_step(step, seen.received_at.saturating_duration_since(from));
             }
         }
-        if record.state == NicState::InUse || record.state == NicState::Attaching {
-            board.guest_reported(&record.id, &self.vm, &seen.report.phase);
+        let now = Instant::now();
+        let shown = matches!(record.state, NicState::InUse | NicState::Attaching);
+        if shown && progress.quiet_until.is_none_or(|until| now >= until) {
+            let news = board.guest_reported(&record.id, &self.vm, &seen.report.phase);
+            progress.quiet_until = (news == News::Yes).then(|| now + GUEST_NEWS_PAUSE);
         }
     }
 

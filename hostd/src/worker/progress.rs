@@ -46,6 +46,8 @@ pub(super) struct Progress {
     pub(super) noted_guest_steps: usize,
     pub(super) noted_arrival: bool,
     pub(super) noted_end: bool,
+    /// What the guest reports is not shown before then.
+    pub(super) quiet_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +75,7 @@ impl Default for Progress {
             noted_guest_steps: 0,
             noted_arrival: false,
             noted_end: false,
+            quiet_until: None,
         }
     }
 }
@@ -155,6 +158,7 @@ impl Progress {
             self.held_until,
             self.asked.map(|asked| asked.again_at),
             Some(self.patience_until),
+            self.quiet_until,
         ]
         .into_iter()
         .flatten()
