@@ -5,6 +5,7 @@
 
 mod attach;
 mod detach;
+mod hostile_agent;
 mod promises;
 mod restart;
 mod support;

@@ -63,7 +63,9 @@ impl ScriptedHypervisor {
     pub(crate) fn add_vm(&self, vm: &VmId, slots: u8, hotplug: HotplugMode, channel: PathBuf) {
         let slot = |number: u8| Slot {
             id: SlotId(format!("rp{number}")),
-            path: format!("{number:02x}.0/00.0").parse().unwrap(),
+            path: format!("{:02x}.{}/00.0", number / 8, number % 8)
+                .parse()
+                .unwrap(),
             occupant: SlotOccupant::Empty,
         };
         let hardware = VmHardware {
@@ -281,6 +283,9 @@ impl Hypervisor for ScriptedHypervisor {
             }
             None => self.insert_device(vm, &request),
         };
+        if result.is_err() && !request.tap.queues.is_empty() && !self.uses(&request.nic) {
+            self.stage.note(&request.nic, Deed::PortLost);
+        }
         self.stage.pass().await;
         result.map_err(|trouble| PlugError {
             vm: vm.clone(),

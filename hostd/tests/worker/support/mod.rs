@@ -4,6 +4,7 @@
 //! deadline costs no time and what is awaited either comes or is known never to come.
 
 pub(crate) mod guest;
+pub(crate) mod hostile;
 pub(crate) mod hypervisor;
 pub(crate) mod ports;
 pub(crate) mod stage;

@@ -2,6 +2,8 @@
 //! plug without a port, unplug with frames still passing, take a port from under a device.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -45,7 +47,11 @@ impl ScriptedPorts {
     pub(crate) fn close_descriptors(&self) {
         let hypervisor = &self.hypervisor;
         self.lock().retain(|nic, (_, lifetime)| {
-            *lifetime == TapLifetime::Persistent || hypervisor.uses(nic)
+            let stays = *lifetime == TapLifetime::Persistent || hypervisor.uses(nic);
+            if !stays {
+                self.stage.note(nic, Deed::PortLost);
+            }
+            stays
         });
     }
 
@@ -80,7 +86,7 @@ impl PortProvider for ScriptedPorts {
         })?;
         Ok(Port {
             tap: spec.nic.tap_name(),
-            queues: Vec::new(),
+            queues: queues_of(spec.lifetime),
         })
     }
 
@@ -121,6 +127,14 @@ impl PortProvider for ScriptedPorts {
             admin: *admin,
         };
         Ok(self.lock().iter().map(view).collect())
+    }
+}
+
+/// Any descriptor does for a tap that nothing is sent through.
+fn queues_of(lifetime: TapLifetime) -> Vec<OwnedFd> {
+    match lifetime {
+        TapLifetime::Persistent => Vec::new(),
+        TapLifetime::Descriptors => vec![File::open("/dev/null").unwrap().into()],
     }
 }
 

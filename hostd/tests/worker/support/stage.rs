@@ -63,6 +63,8 @@ pub(crate) enum Deed {
     PortMade,
     PortIsolated,
     PortRemoved,
+    /// Its last descriptor was closed.
+    PortLost,
     Plugged,
     CarrierDown,
     AskedToLetGo,
@@ -201,7 +203,12 @@ impl Stage {
 
     /// What was last done to a NIC's port.
     pub(crate) fn last_port_deed(&self, nic: &NicId) -> Option<Deed> {
-        let of_port = [Deed::PortMade, Deed::PortIsolated, Deed::PortRemoved];
+        let of_port = [
+            Deed::PortMade,
+            Deed::PortIsolated,
+            Deed::PortRemoved,
+            Deed::PortLost,
+        ];
         let deeds = self.deeds(nic);
         deeds.into_iter().rev().find(|deed| of_port.contains(deed))
     }
