@@ -64,20 +64,20 @@ async fn clean_ports(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
         .collect();
     quarantine.retain(|nic, _| stray.contains(nic));
     for nic in stray {
-        let since = quarantine.get(&nic).copied();
-        let done = match since {
-            None => {
-                tracing::warn!(%nic, "port without a record: quarantined");
-                quarantine.insert(nic.clone(), Instant::now());
-                ports.isolate(&nic).await.map_err(|error| error.to_string())
-            }
-            Some(since)
-                if since.elapsed() >= tools.patience.quarantine && !plugged(tools, &nic) =>
-            {
-                tracing::warn!(%nic, "port without a record: removed");
-                ports.remove(&nic).await.map_err(|error| error.to_string())
-            }
-            Some(_) => Ok(()),
+        // Cleaning up another took time in which this one may have been attached.
+        if owned(&nic) {
+            continue;
+        }
+        let since = *quarantine.entry(nic.clone()).or_insert_with(|| {
+            tracing::warn!(%nic, "port without a record: quarantined");
+            Instant::now()
+        });
+        let is_over = since.elapsed() >= tools.patience.quarantine;
+        let done = if is_over && !plugged(tools, &nic) {
+            tracing::warn!(%nic, "port without a record: removed");
+            ports.remove(&nic).await.map_err(|error| error.to_string())
+        } else {
+            ports.isolate(&nic).await.map_err(|error| error.to_string())
         };
         if let Err(error) = done {
             tracing::warn!(%nic, error, "port without a record cannot be cleaned up");
