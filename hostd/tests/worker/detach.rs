@@ -5,6 +5,7 @@ use std::time::Duration;
 use nic_lifecycle::{Blocked, NicState};
 use nic_model::{HotplugMode, NicId, SlotOccupant};
 use port::AdminState;
+use tokio::time::Instant;
 
 use crate::support::hypervisor::{Events, Kernel, LONGER_THAN_ANY_LOOK};
 use crate::support::stage::{Call, Deed, Effect, Fault, Times};
@@ -169,7 +170,7 @@ async fn an_agent_that_clings_to_a_link_is_not_waited_for_for_ever() {
     let world = World::start().await;
     let nic = world.attached("vm1").await;
     world.guest("vm1").cling(&nic);
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
 
     world.detach(&nic).await.unwrap();
 
@@ -230,6 +231,42 @@ async fn a_device_without_a_record_is_cut_off_at_once_and_removed_after_its_quar
     assert!(quarantine < PATIENCE.quarantine + LONGER_THAN_ANY_LOOK);
     let hardware = world.hypervisor.hardware(&vm("vm1"));
     assert_eq!(hardware.slots[3].occupant, foreign);
+    world.assert_gone(&stray);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_without_a_record_is_isolated_at_once_and_removed_after_its_quarantine() {
+    let world = World::start().await;
+    let owned = world.attached("vm1").await;
+    let stray: NicId = "nic-stray00001".parse().unwrap();
+    let began = Instant::now();
+    world.ports.put(&stray);
+    world
+        .stage
+        .fail(Call::IsolatePort, None, Fault::Refused, Times::Once);
+
+    world.stage.until_done(&stray, Deed::PortIsolated, 1).await;
+    assert!(began.elapsed() < Duration::from_secs(15));
+    world.stage.until_done(&stray, Deed::PortRemoved, 1).await;
+
+    assert!(began.elapsed() >= PATIENCE.quarantine);
+    assert_eq!(world.ports.count(), 1);
+    world.assert_plugged(&owned, "vm1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_without_a_record_stays_while_a_device_uses_it() {
+    let world = World::start().await;
+    let stray: NicId = "nic-stray00001".parse().unwrap();
+    world.ports.put(&stray);
+    world.hypervisor.set_kernel(&vm("vm1"), Kernel::IsSilent);
+    world.hypervisor.put_device(&vm("vm1"), &stray, 1);
+
+    world.stage.until_done(&stray, Deed::AskedToLetGo, 3).await;
+    assert_eq!(world.ports.admin(&stray), Some(AdminState::Down));
+    world.hypervisor.set_kernel(&vm("vm1"), Kernel::LetsGo);
+    world.stage.until_done(&stray, Deed::PortRemoved, 1).await;
+
     world.assert_gone(&stray);
 }
 

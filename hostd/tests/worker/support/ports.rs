@@ -39,6 +39,12 @@ impl ScriptedPorts {
         self.lock().get(nic).map(|(admin, _)| *admin)
     }
 
+    /// Puts a port there that nobody asked for.
+    pub(crate) fn put(&self, nic: &NicId) {
+        let port = (AdminState::Up, TapLifetime::Persistent);
+        self.lock().insert(nic.clone(), port);
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
