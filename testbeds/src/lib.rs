@@ -2,6 +2,7 @@
 
 pub mod accelerator;
 pub mod bed;
+pub mod bench;
 pub mod build;
 pub mod cache;
 pub mod command;

@@ -96,7 +96,11 @@ impl LibvirtWorld {
         Ok(Self { daemon, site })
     }
 
-    async fn virsh(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs virsh, as an operator of this libvirt would.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn virsh(&self, arguments: &[&str]) -> Result<String> {
         virsh(&self.site, arguments).await
     }
 

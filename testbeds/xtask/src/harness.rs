@@ -20,12 +20,22 @@ use crate::setup::{self, Purpose};
 
 /// Builds the program `name` and hands over to it; returns only when that fails.
 pub(crate) fn hand_over(name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
+    hand_over_to(&["build", "--bin"], name, arguments)
+}
+
+/// Builds the benchmark `name` with optimisation and hands over to it; returns only when that
+/// fails.
+pub(crate) fn hand_over_to_benchmark(name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
+    hand_over_to(&["bench", "--no-run", "--bench"], name, arguments)
+}
+
+fn hand_over_to(how: &[&str], name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
     setup::ensure(&[Purpose::Build, Purpose::Run])?;
     say(format_args!(
         "building the program `{name}` (a first build takes minutes, later ones seconds)"
     ));
     let mut words = setup::root_words()?;
-    words.push(build(name)?);
+    words.push(build(how, name)?);
     words.extend_from_slice(arguments);
     let mut command = process::command(&words[0])?;
     // A password for sudo is typed there.
@@ -34,9 +44,9 @@ pub(crate) fn hand_over(name: &str, arguments: &[String]) -> anyhow::Result<Verd
     Err(error).with_context(|| format!("cannot run `{}`", process::shown(&command)))
 }
 
-fn build(name: &str) -> anyhow::Result<String> {
+fn build(how: &[&str], name: &str) -> anyhow::Result<String> {
     let mut cargo = process::cargo()?;
-    cargo.args(["build", "--package", "testbeds", "--bin", name]);
+    cargo.args(how).args([name, "--package", "testbeds"]);
     cargo.arg("--message-format=json-render-diagnostics");
     let listing = process::output(&mut cargo)?;
     for message in Message::parse_stream(listing.as_bytes()) {

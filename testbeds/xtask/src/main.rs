@@ -6,6 +6,7 @@
 //!
 //! Nothing here may link libvirt: `setup` has to build on a machine that does not have it yet.
 
+mod bench;
 mod check;
 mod console;
 mod demo;
@@ -40,6 +41,8 @@ enum Command {
     Check,
     /// Checks the rules of this repository that no compiler knows
     Tidy,
+    /// Measures, beside a peer in the same run
+    Bench(bench::Arguments),
     /// Runs every test and ends with `N passed, N failed, N skipped`
     Test(test::Arguments),
 }
@@ -61,6 +64,7 @@ fn run(command: &Command) -> anyhow::Result<Verdict> {
         Command::Setup => setup::everything(),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Test(arguments) => test::run(arguments),
     }
 }
