@@ -5,8 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use linux_network::{Netns, OpenNetnsError};
+use linux_network::{Netns, OpenNetnsError, RunInNetnsError};
 use nic_model::NetnsName;
+use rustix::thread::CapabilitySet;
 
 /// A name nobody else uses, taken away at the end of the test.
 struct Name(NetnsName);
@@ -173,4 +174,25 @@ async fn work_that_panics_is_an_error() {
     assert!(outcome.is_err_and(|error: linux_network::RunInNetnsError| {
         error.to_string().contains("panics")
     }));
+}
+
+#[test]
+fn only_another_namespace_takes_the_right_to_enter_it() {
+    let without_the_right = || {
+        let (own, other) = (Netns::own().unwrap(), Netns::unnamed().unwrap());
+        // Threads have their own rights, and pass them on to threads that they start.
+        let mut rights = rustix::thread::capabilities(None).unwrap();
+        rights.effective.remove(CapabilitySet::SYS_ADMIN);
+        rustix::thread::set_capabilities(None, rights).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.build().unwrap();
+        let inode = || Netns::own().map(|here| here.inode()).unwrap();
+
+        let here = runtime.block_on(own.run("here", inode)).unwrap();
+        let there = runtime.block_on(other.run("there", inode)).unwrap_err();
+
+        assert_eq!(here, own.inode());
+        assert!(matches!(there, RunInNetnsError::Enter { .. }), "{there:?}");
+    };
+    std::thread::spawn(without_the_right).join().unwrap();
 }
