@@ -239,9 +239,13 @@ async fn a_device_that_vanishes_from_a_nic_in_use_is_noticed_and_cleaned_up() {
     for events in [Events::Sent, Events::Lost] {
         let world = World::start().await;
         let nic = world.attached("vm1").await;
+        let began = Instant::now();
 
         world.hypervisor.let_go(&vm("vm1"), &nic, events);
         world.until_state(&nic, NicState::Available).await;
+
+        let noticed_at_once = began.elapsed() < Duration::from_secs(1);
+        assert_eq!(noticed_at_once, events == Events::Sent);
 
         assert_eq!(
             world.record(&nic).last_failure.unwrap().code,

