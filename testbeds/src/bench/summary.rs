@@ -207,7 +207,8 @@ impl Summary {
         let (setting, machine) = (&self.setting, &self.machine);
         let _ = write!(
             table,
-            "\n\n{} pairs, {} errors, world {}, {}, hot-plug {}, {} CPUs, load {} → {}, {}, commit {}",
+            "\n\n{} pairs, {} errors, world {}, {}, hot-plug {}, {} CPUs, load {} → {}, {}, \
+             commit {}",
             self.n,
             self.errors,
             setting.world,
@@ -275,16 +276,16 @@ fn notes(setting: &Setting) -> Vec<String> {
     vec![
         format!(
             "total_ms begins when the request leaves the client and ends with the first reply to \
-             an echo request that the host sends every {} ms from outside the subnet: link, \
-             address and default route have to be there",
+             an echo request; the host sends one every {} ms, once the link has arrived, from \
+             outside the subnet: link, address and default route have to be there",
             PERIOD.as_millis()
         ),
         "floor_ms is hostd's step arrive: device_add sent to the arrival of the agent's report; \
          detach_floor_ms is its step guest-unplug"
             .to_owned(),
         format!(
-            "by_hand_ms is measured in the same run, pair by pair in turns, on a VM of its own {peer}, \
-             without our agent; the tap is made before the clock runs; what is waited for is \
+            "by_hand_ms is measured in the same run, pair by pair in turns, on a VM of its own \
+             {peer}, without our agent; the tap is made before the clock runs; what is waited for is \
              asked for every {} ms",
             POLL.as_millis()
         ),
