@@ -145,6 +145,8 @@ problem_codes! {
     ContainerDied = "container_died", 409;
     /// Somebody else removed the device.
     DeviceRemoved = "device_removed", 409;
+    /// Somebody else removed the host end.
+    PortRemoved = "port_removed", 409;
     /// A device of this NIC is there, but not as asked.
     DeviceDiffers = "device_differs", 502;
     /// The host end could not be made.

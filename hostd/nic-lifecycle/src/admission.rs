@@ -73,6 +73,7 @@ impl Ledger {
         if new.queue_count == 0 {
             return Err(Refusal::invalid("queues", "a NIC has at least one queue"));
         }
+        check_lengths(&new)?;
         let mac = self.free_mac(new.mac, &new.mac_candidates)?;
         let addressing = self.free_addresses(network, new.addressing)?;
         self.check_quota(&new.tenant, addressing.addresses().len() as u64)?;
@@ -322,6 +323,29 @@ impl Ledger {
                     format!("VM {vm} has no free slot"),
                 )
             })
+    }
+}
+
+/// Longest lists of one NIC: with all of them full it still fits what an agent takes of one NIC
+/// (16 KiB) and a journal row (64 KiB) several times.
+const MAX_ROUTES: usize = 64;
+const MAX_ADDRESSES: usize = 64;
+
+fn check_lengths(new: &NewNic) -> Result<(), Refusal> {
+    if new.routes.len() > MAX_ROUTES {
+        let message = format!("a NIC has at most {MAX_ROUTES} routes");
+        return Err(Refusal::invalid("routes", message));
+    }
+    match &new.addressing {
+        RequestedAddressing::Static(addresses) | RequestedAddressing::Dhcp(addresses)
+            if addresses.len() > MAX_ADDRESSES =>
+        {
+            let message = format!("a NIC has at most {MAX_ADDRESSES} static addresses");
+            Err(Refusal::invalid("addressing.addresses", message))
+        }
+        RequestedAddressing::Allocate
+        | RequestedAddressing::Static(_)
+        | RequestedAddressing::Dhcp(_) => Ok(()),
     }
 }
 

@@ -192,6 +192,9 @@ pub enum Reason {
     /// Somebody or something removed the device.
     #[error("the device was removed without nicferry")]
     DeviceRemoved,
+    /// Somebody or something removed the host end.
+    #[error("the tap was removed without nicferry")]
+    PortRemoved,
     /// A device of this NIC is there, but not as asked.
     #[error("the device is not the one that was asked for")]
     DeviceDiffers,
@@ -215,6 +218,7 @@ impl Reason {
             Self::ContainerDied => "container_died",
             Self::TimedOut(_) => "timed_out",
             Self::DeviceRemoved => "device_removed",
+            Self::PortRemoved => "port_removed",
             Self::DeviceDiffers => "device_differs",
             Self::ActionFailed {
                 action: Action::MakePort,
@@ -353,9 +357,18 @@ fn keep(record: &NicRecord, seen: &Seen) -> Next {
         Some(_) if !device_fits(record, seen) => {
             Next::Settle(NicEvent::Lost, Some(Reason::DeviceDiffers))
         }
-        Some(_) if seen.port != PortSeen::Ready => Next::Do(Action::MakePort),
-        Some(_) if seen.agent == AgentSeen::Untold => Next::Do(Action::Declare),
-        Some(_) => Next::Rest,
+        Some(_) => keep_connected(seen),
+    }
+}
+
+/// A tap that was switched off is switched on again. One that was removed took the device's
+/// connection with it, and a new one would not be what the device is connected to.
+fn keep_connected(seen: &Seen) -> Next {
+    match seen.port {
+        PortSeen::Absent => Next::Settle(NicEvent::Lost, Some(Reason::PortRemoved)),
+        PortSeen::Isolated => Next::Do(Action::MakePort),
+        PortSeen::Ready if seen.agent == AgentSeen::Untold => Next::Do(Action::Declare),
+        PortSeen::Ready => Next::Rest,
     }
 }
 

@@ -168,3 +168,23 @@ fn two_nics_cannot_have_one_name_in_one_target() {
     assert_eq!(refusal.field, Some("link_name"));
     assert!(refusal.message.starts_with(nic_id(1).as_str()), "{refusal}");
 }
+
+#[test]
+fn endless_lists_are_refused_by_field() {
+    let ledger = ledger(1, 8, HostQuota::default());
+    let mut many_routes = new_nic(1);
+    let route = nic_model::Route {
+        destination: "10.0.0.0/8".parse().unwrap(),
+        gateway: None,
+        metric: None,
+    };
+    many_routes.routes = vec![route; 65];
+    let mut many_addresses = new_nic(1);
+    let address = |number| format!("10.77.1.{number}/16").parse().unwrap();
+    many_addresses.addressing = RequestedAddressing::Static((2..67).map(address).collect());
+
+    let field = |new| ledger.admit_create(new).unwrap_err().field;
+
+    assert_eq!(field(many_routes), Some("routes"));
+    assert_eq!(field(many_addresses), Some("addressing.addresses"));
+}

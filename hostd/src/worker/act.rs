@@ -7,7 +7,7 @@ use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
 use nic_model::NicId;
-use port::{PortProvider, PortSpec};
+use port::{AdminState, PortProvider, PortSpec, PortView};
 use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
@@ -288,17 +288,33 @@ impl VmWorker {
             return PortSeen::Absent;
         };
         match ports.ports().await {
-            Ok(found) => match found.iter().find(|port| port.nic == record.id) {
-                None => PortSeen::Absent,
-                Some(port) if port.tap.is_some() && port.admin == port::AdminState::Up => {
-                    PortSeen::Ready
-                }
-                Some(_) => PortSeen::Isolated,
-            },
+            Ok(found) => port_seen(&found, &record.id),
             // Not known to be absent: making it again finds what is there, and so does removing it.
             Err(error) => {
                 tracing::warn!(nic = %record.id, error = chain(&error), "ports not listed");
                 PortSeen::Isolated
+            }
+        }
+    }
+
+    /// Looks at the host end of every NIC in use: nobody tells when somebody takes it away. Each
+    /// provider lists the ports of the whole host, so one of them is asked.
+    pub(super) async fn look_at_ports(&mut self, records: &[NicRecord]) {
+        let Some(ports) = self.tools.ports.values().next().cloned() else {
+            return;
+        };
+        let found = match ports.ports().await {
+            Ok(found) => found,
+            Err(error) => {
+                return tracing::warn!(vm = %self.vm, error = chain(&error), "ports not listed");
+            }
+        };
+        let in_use = records
+            .iter()
+            .filter(|record| record.state == NicState::InUse);
+        for record in in_use {
+            if let Some(progress) = self.nics.get_mut(&record.id) {
+                progress.port = port_seen(&found, &record.id);
             }
         }
     }
@@ -368,6 +384,16 @@ fn judge(trouble: &Trouble, message: String) -> Outcome {
         | Trouble::TimedOut { .. }
         | Trouble::Connection(_)
         | Trouble::Protocol { .. } => Outcome::Unclear(message),
+    }
+}
+
+/// What is there of a NIC's port among those `found`.
+fn port_seen(found: &[PortView], nic: &NicId) -> PortSeen {
+    match found.iter().find(|port| port.nic == *nic) {
+        None => PortSeen::Absent,
+        Some(port) if port.tap.is_none() => PortSeen::Isolated,
+        Some(port) if port.admin == AdminState::Up => PortSeen::Ready,
+        Some(_) => PortSeen::Isolated,
     }
 }
 

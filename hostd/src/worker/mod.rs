@@ -147,6 +147,9 @@ impl VmWorker {
     async fn round(&mut self) {
         self.round_began = Instant::now();
         let records = self.tools.store.durable_nics_at(&self.vm);
+        if self.full_look_is_due() {
+            self.look_at_ports(&records).await;
+        }
         self.admit_new(&records).await;
         for record in &records {
             self.drive(&record.id).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hostd::board::TimedStep;
 use nic_lifecycle::{Action, Blocked, NicState, Step};
+use port::AdminState;
 use tokio::time::Instant;
 
 use crate::support::hypervisor::Events;
@@ -253,4 +254,29 @@ async fn a_device_that_vanishes_from_a_nic_in_use_is_noticed_and_cleaned_up() {
         );
         world.assert_gone(&nic);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_taken_from_a_nic_in_use_is_noticed_and_cleaned_up() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+
+    world.ports.take_away(&nic);
+    world.until_state(&nic, NicState::Available).await;
+
+    let failure = world.record(&nic).last_failure.unwrap();
+    assert_eq!(failure.code, "port_removed");
+    world.assert_gone(&nic);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_switched_off_under_a_nic_in_use_is_switched_on_again() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+
+    world.ports.switch_off(&nic);
+    world.stage.until_done(&nic, Deed::PortMade, 2).await;
+
+    assert_eq!(world.ports.admin(&nic), Some(AdminState::Up));
+    assert_eq!(world.record(&nic).state, NicState::InUse);
 }

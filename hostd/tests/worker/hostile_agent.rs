@@ -357,9 +357,14 @@ async fn a_long_report_is_kept_and_shown_short() {
 #[tokio::test(start_paused = true)]
 async fn a_guest_that_reads_nothing_while_much_is_declared() {
     let siege = Siege::start().await;
-    let routes: Vec<_> = (0..200)
-        .map(|number| format!(r#"{{"destination": "10.200.{number}.0/24", "metric": 4000000}}"#))
-        .collect();
+    let route = |number: usize| {
+        let subnet = "2001:db8:aaaa:bbbb:cccc:dddd:eeee";
+        format!(
+            r#"{{"destination": "{subnet}:{number:04x}/128", "gateway": "{subnet}:ffff",
+                "metric": 4000000000}}"#
+        )
+    };
+    let routes: Vec<_> = (0..64).map(route).collect();
     let request = format!(r#"{{"network": "blue", "routes": [{}]}}"#, routes.join(","));
     for number in 0..36 {
         let nic = siege.world.create_from(&request).await;

@@ -45,6 +45,19 @@ impl ScriptedPorts {
         self.lock().insert(nic.clone(), port);
     }
 
+    /// Removes a port as somebody with `ip link delete` would.
+    pub(crate) fn take_away(&self, nic: &NicId) {
+        self.lock().remove(nic);
+        self.stage.note(nic, Deed::PortLost);
+    }
+
+    /// Switches a port off as somebody with `ip link set` would.
+    pub(crate) fn switch_off(&self, nic: &NicId) {
+        if let Some((admin, _)) = self.lock().get_mut(nic) {
+            *admin = AdminState::Down;
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
