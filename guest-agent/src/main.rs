@@ -1,5 +1,7 @@
 //! The command line of the guest agent.
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use clap::Parser;
 use guest_agent::{ChannelKind, IdentifyBy, Settings};
@@ -31,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&arguments.log).context("--log")?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let settings = Settings {
         channel: arguments.channel,
