@@ -147,6 +147,7 @@ fn problem_exit_code(code: ProblemCode) -> u8 {
         | P::GuestKernelRefused
         | P::ContainerDied
         | P::DeviceRemoved
+        | P::PortRemoved
         | P::DeviceDiffers
         | P::PortFailed
         | P::HypervisorRefused => 1,
