@@ -1,8 +1,8 @@
 //! Finding a link that is in none of the namespaces the agent knows.
 //!
 //! After a restart the agent holds nothing open, and a release does not say where the NIC was.
-//! Every namespace that a process lives in or that has a name is asked once; one that is merely pinned by
-//! a mount elsewhere stays out of reach until its owner lets go.
+//! Every namespace that a process lives in or that has a name is asked once; one that is merely
+//! pinned by a mount elsewhere stays out of reach until its owner lets go.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -106,6 +106,7 @@ impl World {
                 // The socket appears when the agent is ready; nothing else tells.
                 match UnixStream::connect(self.socket()).await {
                     Ok(stream) => return stream,
+                    // tidy: sleep because no event tells when another program listens
                     Err(_not_yet) => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             }
@@ -303,6 +304,7 @@ impl World {
                 assert!(length > 0, "the agent closed the channel");
                 self.host.handle_bytes(&buffer[..length], self.origin.elapsed());
             }
+            // tidy: sleep because it is the session's own timer
             () = sleep_until(due.unwrap_or(deadline).min(deadline)) => {
                 self.host.handle_timeout(self.origin.elapsed());
             }

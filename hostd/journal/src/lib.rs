@@ -10,7 +10,7 @@
 //!                                            │
 //!                                            ├─ ClaimTaken, TooLarge   this batch refused alone
 //!                                            ├─ Full                   nothing applied, go on
-//!                                            └─ Broken                 state unknown: abort, reopen
+//!                                            └─ Broken                 state unknown: abort
 //! ```
 
 mod batch;

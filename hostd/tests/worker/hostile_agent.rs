@@ -155,6 +155,7 @@ async fn half_a_frame_and_then_silence_before_any_session() {
     let attack = |mut line: Line| async move {
         let frame = RawFrame::honest(7, &vec![b' '; 60_000]).bytes();
         line.write(&frame[..30_000]).await?;
+        // tidy: sleep because paused time passes at once
         tokio::time::sleep(Duration::from_secs(20)).await;
         Ok(())
     };
@@ -234,6 +235,7 @@ async fn reports_of_what_is_not_its_own_or_was_never_asked_for() {
                     .await?;
                 line.send(&bound(&own, generation)).await?;
             }
+            // tidy: sleep because paused time passes at once
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(())
         }
@@ -295,6 +297,7 @@ async fn huge_strings_in_its_greeting_are_cut() {
     let attack = |mut line: Line| async move {
         line.open_as(&"agent\n".repeat(5_000), &"boot".repeat(5_000))
             .await?;
+        // tidy: sleep because paused time passes at once
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(())
     };
@@ -421,8 +424,10 @@ async fn a_guest_that_changes_its_mind_without_end_fills_nobodys_history() {
             line.open().await?;
             loop {
                 line.send(&bound(&own, 1)).await?;
+                // tidy: sleep because paused time passes at once
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 line.send(&report(&own, 1, Phase::Returned)).await?;
+                // tidy: sleep because paused time passes at once
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }

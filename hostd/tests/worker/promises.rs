@@ -49,6 +49,7 @@ async fn a_worker_in_the_middle_of_an_attach_waits_for_a_detach_to_be_durable() 
     let mut detach = std::pin::pin!(world.service().detach(&ask, &nic));
     assert!(futures::poll!(&mut detach).is_pending());
 
+    // tidy: sleep because paused time passes at once
     tokio::time::sleep(2 * CALL_DEADLINE).await;
 
     let deeds = world.stage.deeds(&nic);

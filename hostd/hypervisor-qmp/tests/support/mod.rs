@@ -112,6 +112,7 @@ pub(crate) async fn connect(socket: PathBuf) -> Connection {
             if let Ok(connection) = Connection::open(&socket, Box::new(drop)).await {
                 return connection;
             }
+            // tidy: sleep because no event tells when QEMU listens
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

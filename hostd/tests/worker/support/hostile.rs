@@ -122,6 +122,7 @@ impl Line {
     /// Reads nothing for longer than hostd waits for a sign of life; gives how many bytes it had
     /// written by then.
     pub(crate) async fn ignore(&mut self) -> io::Result<usize> {
+        // tidy: sleep because paused time passes at once
         tokio::time::sleep(2 * PING_INTERVAL * u32::try_from(MISSED_PONGS).unwrap()).await;
         let mut unread = Vec::new();
         self.stream.read_to_end(&mut unread).await

@@ -158,6 +158,7 @@ impl ScriptedHypervisor {
     async fn strike(&self, call: Call, vm: &VmId) -> Option<Fault> {
         let fault = self.stage.fault(call, Some(vm));
         if fault == Some(Fault::Hangs) {
+            // tidy: sleep because paused time passes at once
             tokio::time::sleep(CALL_DEADLINE).await;
         }
         fault

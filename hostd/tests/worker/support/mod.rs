@@ -362,6 +362,7 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
 
 /// Paused time moves on only when nobody can go on without it: once it has, everybody waits.
 pub(crate) async fn until_everybody_waits() {
+    // tidy: sleep because paused time passes at once
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
