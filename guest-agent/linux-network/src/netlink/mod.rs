@@ -47,7 +47,7 @@ pub struct Netlink {
     deadline: Duration,
     /// Held while a list is read: a socket has room for one at a time and refuses a second with
     /// `EBUSY` (`__netlink_dump_start` in net/netlink/af_netlink.c). A list of some thousand links
-    /// is long enough for the runtime to interrupt its reader, who would then send the next request.
+    /// is long enough for the runtime to interrupt its reader, who then would send the next one.
     listing: Arc<Mutex<()>>,
 }
 
