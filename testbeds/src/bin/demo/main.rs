@@ -94,17 +94,20 @@ async fn show(kind: WorldKind, screen: &Screen) -> Result<()> {
     screen.heading("A world of its own: a network namespace with a bridge, and hostd in it");
     let bed = Bed::make(kind, foundation).await?;
     let shown = Story::on(&bed, screen).tell().await;
-    let Err(error) = shown else {
-        return Ok(());
-    };
-    let about = report(&bed).await;
-    let kept = bed
-        .site()
-        .foundation
-        .cache
-        .keep("demo.txt", about.as_bytes());
-    let kept = kept.context("keeping the report of what went wrong")?;
-    Err(error.context(format!("all there is to know is in {}", kept.display())))
+    if shown.is_err() {
+        keep_report(&bed, screen).await;
+    }
+    shown
+}
+
+/// Whoever wants to know why has all there is to know in a file; the error itself comes last.
+async fn keep_report(bed: &Bed, screen: &Screen) {
+    let about = report(bed).await;
+    let cache = &bed.site().foundation.cache;
+    match cache.keep("demo-report.txt", about.as_bytes()) {
+        Ok(file) => screen.bad(&format!("what it looked like: {}", file.display())),
+        Err(error) => screen.bad(&format!("no report: {error:#}")),
+    }
 }
 
 async fn prepare(screen: &Screen) -> Result<std::sync::Arc<Foundation>> {
