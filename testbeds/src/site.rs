@@ -7,7 +7,7 @@
 //! ```
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -36,6 +36,9 @@ pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 /// What the DHCP server leases, first and last.
 pub const LEASED_V4: (Ipv4Addr, Ipv4Addr) =
     (Ipv4Addr::new(10, 77, 0, 128), Ipv4Addr::new(10, 77, 0, 199));
+/// After how long a DHCP client is to renew its lease, in seconds. A server's own choice would be
+/// half of the lease.
+pub const RENEWAL_SECONDS: u32 = 5;
 
 /// What is made once and used by every world.
 #[derive(Debug)]
@@ -109,15 +112,16 @@ impl Site {
         self.netns.directory()
     }
 
-    /// Starts a DHCP server on the bridge; it ends when the returned handle is dropped.
+    /// Starts a DHCP server on the bridge; it ends when the returned handle is dropped. It asks its
+    /// clients to renew after [`RENEWAL_SECONDS`].
     ///
     /// # Errors
     /// When dnsmasq cannot be started.
     pub fn start_dhcp_server(&self) -> Result<Child> {
         let (first, last) = LEASED_V4;
-        // 2 minutes is the shortest lease dnsmasq gives: renewals fall due after one.
+        // The shortest lease that dnsmasq gives.
         let range = format!("--dhcp-range={first},{last},255.255.255.0,2m");
-        let log = std::fs::File::create(self.directory().join("dnsmasq.log"))?;
+        let log = std::fs::File::create(self.dhcp_log_file())?;
         self.netns
             .command("dnsmasq")
             .args([
@@ -140,11 +144,24 @@ impl Site {
                 "--log-dhcp",
             ])
             .arg(range)
+            .arg(format!("--dhcp-option=option:T1,{RENEWAL_SECONDS}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .context("starting dnsmasq")
+    }
+
+    /// What the latest DHCP server has logged.
+    ///
+    /// # Errors
+    /// When there has been none.
+    pub fn dhcp_log(&self) -> Result<String> {
+        std::fs::read_to_string(self.dhcp_log_file()).context("reading the DHCP server's log")
+    }
+
+    fn dhcp_log_file(&self) -> PathBuf {
+        self.directory().join("dnsmasq.log")
     }
 }

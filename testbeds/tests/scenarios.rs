@@ -10,6 +10,7 @@
 //! overloaded shows nothing but timeouts.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -29,18 +30,20 @@ mod scenario {
     pub(crate) mod drift;
     pub(crate) mod guests;
     pub(crate) mod limits;
+    pub(crate) mod native;
     pub(crate) mod usable;
 }
 
 /// In this order a world runs them: first what everything else rests on.
 fn scenarios() -> Vec<Scenario> {
-    use scenario::{attach, containers, crashes, drift, guests, limits};
+    use scenario::{attach, containers, crashes, drift, guests, limits, native};
     [
         attach::scenarios(),
         containers::scenarios(),
         limits::scenarios(),
         drift::scenarios(),
         guests::scenarios(),
+        native::scenarios(),
         crashes::scenarios(),
     ]
     .concat()
@@ -69,6 +72,7 @@ impl Stage {
             return Ok(Arc::clone(foundation));
         }
         let laid = Foundation::lay().await?;
+        writeln!(std::io::stderr(), "guests run on {}", laid.accelerator)?;
         Ok(Arc::clone(foundation.insert(laid)))
     }
 

@@ -20,6 +20,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         attach_static_v4_v6,
         attach_into_a_named_namespace,
         attach_with_dhcp,
+        a_lease_is_renewed_while_the_nic_is_in_use,
         reattach_of_the_same_nic_at_once,
         move_between_vms_keeps_mac_and_addresses,
         move_between_containers_of_one_vm,
@@ -80,10 +81,7 @@ async fn attach_with_dhcp(bed: &Bed) -> Result<()> {
     let _server = bed.site().start_dhcp_server()?;
     let container = vm.guest.make_container().await?;
     let request = CreateNic {
-        addressing: Some(AddressingRequest {
-            mode: AddressingMode::Dhcp,
-            addresses: Vec::new(),
-        }),
+        addressing: Some(by_dhcp()),
         attach: Some(into(&vm, container.target())),
         ..nic_on_blue()
     };
@@ -105,6 +103,51 @@ async fn attach_with_dhcp(bed: &Bed) -> Result<()> {
     );
     is_usable(&vm, &container, &nic).await?;
     retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+fn by_dhcp() -> AddressingRequest {
+    AddressingRequest {
+        mode: AddressingMode::Dhcp,
+        addresses: Vec::new(),
+    }
+}
+
+async fn a_lease_is_renewed_while_the_nic_is_in_use(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let _server = bed.site().start_dhcp_server()?;
+    let container = vm.guest.make_container().await?;
+    let request = CreateNic {
+        addressing: Some(by_dhcp()),
+        attach: Some(into(&vm, container.target())),
+        ..nic_on_blue()
+    };
+    let answer = client.create_nic(&request, &settled()).await?;
+    let before = in_state(answer, NicState::InUse)?;
+
+    let grants = || async {
+        let log = bed.site().dhcp_log()?;
+        let mac = before.mac.to_string();
+        let granted = |line: &&str| line.contains("DHCPACK") && line.contains(&mac);
+        Ok((log.lines().filter(granted).count() >= 2).then_some(()))
+    };
+    bed.until("the server has granted the lease twice", PATIENCE, grants)
+        .await
+        .with_context(|| bed.site().dhcp_log().unwrap_or_default())?;
+
+    let after = client.nic(&before.id).await?;
+    ensure!(
+        (after.state, &after.addresses) == (NicState::InUse, &before.addresses),
+        "{after:?} differs from {before:?}"
+    );
+    is_usable(&vm, &container, &after).await?;
+    let log = bed.site().dhcp_log()?;
+    ensure!(
+        log.matches("DHCPDISCOVER(").count() == 1,
+        "the client began anew instead of renewing: {log}"
+    );
+    retire(&client, &after.id).await?;
     vm.guest.kill_container(&container).await
 }
 

@@ -9,7 +9,7 @@ use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
 use testbeds::inspection::QemuState;
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, retire, settled,
+    PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, over_to, retire, settled,
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
@@ -48,7 +48,21 @@ const DETACH_FAILPOINTS: [&str; 13] = [
     "detach.record.after",
 ];
 
+/// Steps of a move between two VMs, in order: it is a detach and an attach, and the record written
+/// between them gives the NIC to the other VM.
+const MOVE_FAILPOINTS: [&str; 4] = [
+    "detach.declare.after",
+    "detach.unplug.after",
+    "detach.record.after",
+    "attach.plug.after",
+];
+
 pub(crate) fn scenarios() -> Vec<Scenario> {
+    let moving = MOVE_FAILPOINTS.map(|failpoint| {
+        Scenario::new(format!("hostd_killed_moving_at::{failpoint}"), move |bed| {
+            Box::pin(hostd_killed_while_moving(bed, failpoint))
+        })
+    });
     let attach = ATTACH_FAILPOINTS.map(|failpoint| {
         Scenario::new(format!("hostd_killed_at::{failpoint}"), move |bed| {
             Box::pin(hostd_killed_while_attaching(bed, failpoint))
@@ -72,6 +86,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     all.extend(libvirtd);
     all.extend(attach);
     all.extend(detach);
+    all.extend(moving);
     all
 }
 
@@ -148,6 +163,57 @@ async fn hostd_killed_while_detaching(bed: &Bed, failpoint: &str) -> Result<()> 
     bed.agent_is_ready(&vm.id).await?;
     retire(&client, &nic.id).await?;
     vm.guest.kill_container(&container).await
+}
+
+async fn hostd_killed_while_moving(bed: &Bed, failpoint: &str) -> Result<()> {
+    let (from_vm, to_vm) = bed.two_vms().await?;
+    let client = bed.client();
+    let from = from_vm.guest.make_container().await?;
+    let to = to_vm.guest.make_container().await?;
+    let before = attach_new(&client, &from_vm, from.target()).await?;
+    arm(bed, failpoint).await?;
+    tokio::try_join!(
+        bed.agent_is_ready(&from_vm.id),
+        bed.agent_is_ready(&to_vm.id)
+    )?;
+    let request = over_to(&to_vm, to.target());
+    let mutation = Mutation {
+        token: Some(format!("move-{failpoint}").parse()?),
+        ..settled()
+    };
+
+    // It dies in the middle of the answer.
+    drop(client.move_nic(&before.id, &request, &mutation).await);
+    revive(bed, failpoint).await?;
+    let again = client.move_nic(&before.id, &request, &mutation).await?;
+
+    let after = in_state(again, NicState::InUse)?;
+    ensure!(
+        (after.mac, &after.addresses) == (before.mac, &before.addresses),
+        "{after:?} differs from {before:?}"
+    );
+    is_usable(&to_vm, &to, &after).await?;
+    has_left(bed, &from_vm, &from, &after).await?;
+    retire(&client, &after.id).await?;
+    from_vm.guest.kill_container(&from).await?;
+    to_vm.guest.kill_container(&to).await
+}
+
+/// The NIC is placed elsewhere, and neither the VM's QEMU nor its container has anything of it.
+async fn has_left(bed: &Bed, vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
+    ensure!(
+        nic.placement
+            .as_ref()
+            .is_some_and(|place| place.vm != vm.id),
+        "{nic:?} is to be elsewhere"
+    );
+    ensure!(
+        !QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        "QEMU of {} still has {}",
+        vm.id,
+        nic.id
+    );
+    is_bare(vm, container).await
 }
 
 async fn state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {

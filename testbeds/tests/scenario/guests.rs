@@ -7,7 +7,7 @@ use host_api::client::{Mutation, Progress};
 use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::NicId;
 use testbeds::bed::Bed;
-use testbeds::inspection::HostState;
+use testbeds::inspection::{HostState, QemuState};
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, detach, into, nic_on_blue, retire, settled,
 };
@@ -21,6 +21,7 @@ use super::usable::is_usable;
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
         a_guest_whose_driver_is_gone_blocks_the_detach_visibly,
+        a_blocked_detach_outlives_hostd,
         a_detach_without_an_agent,
         an_attach_waits_for_the_agent,
         a_guest_that_is_still_booting,
@@ -83,6 +84,38 @@ async fn a_guest_whose_driver_is_gone_blocks_the_detach_visibly(bed: &Bed) -> Re
     );
     vm.guest.heed_hotplug(vm.options.hotplug).await?;
     until_state(bed, &nic.id, NicState::Available).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+/// Nobody in the guest answers, neither agent nor driver, and hostd has forgotten that it asked.
+async fn a_blocked_detach_outlives_hostd(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    vm.guest.agent().stop().await?;
+    vm.guest.ignore_hotplug(vm.options.hotplug).await?;
+    client.detach_nic(&nic.id, &at_once()).await?;
+    until_blocked(bed, &nic.id).await?;
+
+    bed.hostd().kill().await?;
+    bed.start_hostd(None).await?;
+
+    // A NIC counts as blocked from the second request on, so the new hostd has asked by itself.
+    let reason = until_blocked(bed, &nic.id).await?;
+    let blocked = client.nic(&nic.id).await?;
+    ensure!(blocked.state == NicState::Detaching, "{blocked:?}");
+    ensure!(reason.contains("let go"), "blocked by: {reason}");
+    ensure!(
+        QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        "QEMU has let go of {} though the guest has not",
+        nic.id
+    );
+    vm.guest.heed_hotplug(vm.options.hotplug).await?;
+    let detached = until_state(bed, &nic.id, NicState::Available).await?;
+    ensure!(detached.placement.is_none(), "{detached:?}");
+    vm.guest.agent().start().await?;
     retire(&client, &nic.id).await?;
     vm.guest.kill_container(&container).await
 }
