@@ -1,7 +1,7 @@
 //! The programs under test, built by cargo from this workspace.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +23,10 @@ pub async fn static_guest_agent(cache: &Cache) -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     // A directory of its own: other flags would otherwise rebuild the whole workspace.
     let directory = cache.path("static");
+    fs::create_dir_all(&directory)?;
+    if let Some((user, group)) = caller_of_sudo() {
+        chown(&directory, Some(user), Some(group))?;
+    }
     let mut cargo = cargo(&[
         "build",
         "--release",
@@ -101,5 +105,17 @@ fn cargo(arguments: &[&str]) -> Command {
         .args(["--quiet"])
         .args(arguments)
         .current_dir(workspace_directory());
+    if let Some((user, group)) = caller_of_sudo() {
+        cargo.uid(user).gid(group);
+    }
     cargo
+}
+
+/// User and group of who called sudo in a tree of their own: what cargo writes there must stay
+/// theirs, or their next build is refused.
+fn caller_of_sudo() -> Option<(u32, u32)> {
+    let id = |name| std::env::var(name).ok()?.parse().ok();
+    let (user, group) = (id("SUDO_UID")?, id("SUDO_GID")?);
+    let owner = fs::metadata(workspace_directory()).ok()?.uid();
+    (user == owner).then_some((user, group))
 }
