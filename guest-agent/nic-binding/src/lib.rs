@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Links nobody declared are none of our business in the guest's own namespace; in the holding
-//! namespace they stay, switched off ([`undeclared`]).
+//! namespace they stay, switched off ([`undeclared()`]).
 
 mod action;
 mod belief;

@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn slots_out_of_range_and_endless_paths_are_refused() {
-        let endless = vec!["00.0"; 9].join("/");
+        let endless = ["00.0"; 9].join("/");
         for text in ["", "20.0", "00.8", "0", "00.0/", endless.as_str()] {
             assert_eq!(text.parse::<PciPath>(), Err(InvalidPciPath), "{text:?}");
         }
