@@ -142,8 +142,8 @@ enum PowerIndicator {
     Blinking = 0b10,
 }
 
-/// Sets the power indicator of the slot in which a NIC is, as the guest's driver does while it is at
-/// work on the slot.
+/// Sets the power indicator of the slot in which a NIC is, as the guest's driver does while it is
+/// at work on the slot.
 async fn indicate(vm: &Vm, nic: &Nic, indicator: PowerIndicator) -> Result<()> {
     let place = nic.placement.as_ref().context("the NIC is nowhere")?;
     let path = place.pci_path.to_string();
@@ -153,7 +153,9 @@ async fn indicate(vm: &Vm, nic: &Nic, indicator: PowerIndicator) -> Result<()> {
     // 0x18.
     let script = format!(
         "config=/sys/bus/pci/devices/0000:00:{port}/config; \
-         byte() {{ dd if=$config bs=1 skip=$(($1)) count=1 2>/dev/null | hexdump -v -e '\"%d\"'; }}; \
+         byte() {{ \
+             dd if=$config bs=1 skip=$(($1)) count=1 2>/dev/null | hexdump -v -e '\"%d\"'; \
+         }}; \
          at=$(byte 0x34); \
          while [ $(byte $at) != 16 ]; do at=$(byte $at+1); [ $at != 0 ] || exit 3; done; \
          printf '\\{value:03o}' | dd of=$config bs=1 seek=$((at+0x19)) conv=notrunc 2>/dev/null; \
