@@ -23,9 +23,12 @@ pub(crate) fn from_libvirt(error: Error, waited: Duration) -> Trouble {
     said.trouble(waited)
 }
 
-/// QEMU refuses a second request while one is open (`qmp_device_del`).
+/// QEMU refuses a second request while one is open (`qmp_device_del`), and any while the power
+/// indicator of a native slot blinks (`pcie_cap_slot_unplug_request_cb`).
 pub(crate) fn is_unplug_in_progress(error: &Error) -> bool {
-    error.message().contains("already in the process of unplug")
+    ["already in the process of unplug", "guest is busy"]
+        .iter()
+        .any(|pending| error.message().contains(pending))
 }
 
 /// The alias was taken, so another attempt has come first.
