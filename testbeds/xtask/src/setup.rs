@@ -228,8 +228,10 @@ pub(crate) fn root_words() -> anyhow::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     process::find_program("sudo").context("this needs root: neither root nor sudo")?;
-    // sudo sets a path of its own, on which cargo and rustc are not; the harness calls them.
-    let path = format!("PATH={}", std::env::var("PATH").unwrap_or_default());
+    // sudo sets a path of its own, on which cargo and rustc are not; a plain user's lacks the
+    // folders of daemons and of `tc`. The harness calls all of them.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("PATH={path}:/usr/local/sbin:/usr/sbin:/sbin");
     let words = ["sudo", "--preserve-env", "env", &path];
     Ok(words.map(str::to_owned).to_vec())
 }
