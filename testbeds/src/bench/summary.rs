@@ -285,8 +285,8 @@ fn notes(setting: &Setting) -> Vec<String> {
             .to_owned(),
         format!(
             "by_hand_ms is measured in the same run, pair by pair in turns, on a VM of its own \
-             {peer}, without our agent; the tap is made before the clock runs; what is waited for is \
-             asked for every {} ms",
+             {peer}, without our agent; the tap is made before the clock runs; what is waited for \
+             is asked for every {} ms",
             POLL.as_millis()
         ),
         "each step is told as hostd tells it: arrive, bind, release and guest-unplug are waits for \
