@@ -247,6 +247,13 @@ impl Board {
         );
     }
 
+    /// Notes what a NIC is at; whether that ends what stood in its way is not known yet.
+    pub fn try_step(&self, id: &NicId, step: Step) {
+        if self.nic(id).step != Some(step) {
+            self.update(id, |live| live.step = Some(step));
+        }
+    }
+
     /// Nothing stands in a NIC's way; `step` is what it is at.
     pub fn at_step(&self, id: &NicId, step: Option<Step>) {
         let live = self.nic(id);

@@ -345,7 +345,7 @@ impl VmRegistry {
     }
 }
 
-/// Records whose removal was under way when hostd died.
+/// Records whose removal is under way, or was when hostd died.
 pub(crate) fn half_deleted(store: &Store) -> Vec<nic_model::NicId> {
     store.read(|ledger| {
         let deleting = ledger

@@ -20,21 +20,26 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// Cleans up until the task is aborted.
 pub(crate) async fn run(tools: Tools) {
-    for nic in half_deleted(&tools.store) {
-        if let Err(error) = tools.store.remove(&nic).await {
-            tracing::error!(%nic, error = &error as &dyn std::error::Error, "record stays");
-        }
-    }
     let mut quarantine = BTreeMap::new();
     let mut rounds = tokio::time::interval(ROUND);
     loop {
         rounds.tick().await;
+        finish_deletions(&tools).await;
         clean_ports(&tools, &mut quarantine).await;
         if let Err(error) = tools.store.expire_tokens(unix_ms()).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "old client tokens stay"
             );
+        }
+    }
+}
+
+/// A deletion that was interrupted, by a crash or a full disk, is admitted already: it is finished.
+async fn finish_deletions(tools: &Tools) {
+    for nic in half_deleted(&tools.store) {
+        if let Err(error) = tools.store.remove(&nic).await {
+            tracing::error!(%nic, error = &error as &dyn std::error::Error, "record stays");
         }
     }
 }

@@ -340,6 +340,9 @@ impl Store {
     /// When it cannot be journalled; the record stays then.
     pub async fn remove(&self, nic: &NicId) -> Result<(), SettleError> {
         let _order = self.order_of(nic).lock().await;
+        if self.nic(nic).is_none() {
+            return Ok(());
+        }
         self.commit(Batch::default().remove(RowKind::Nic, nic.as_str()))
             .await
             .map_err(|cause| SettleError::Journal {

@@ -35,9 +35,7 @@ impl VmWorker {
             flow => flow,
         };
         failpoint::hit(flow, action.name(), Side::Before);
-        self.tools
-            .board
-            .at_step(&record.id, Some(Step::Act(action)));
+        self.tools.board.try_step(&record.id, Step::Act(action));
         let began = Instant::now();
         let outcome = self.act(record, action).await;
         match outcome {

@@ -80,6 +80,7 @@ pub struct VmWorker {
     /// Whether the hardware may look otherwise by now.
     stale: bool,
     looked_at: Option<Instant>,
+    looked_at_ports: Option<Instant>,
     inspect_again_at: Option<Instant>,
     nics: BTreeMap<NicId, Progress>,
     strays: Strays,
@@ -123,6 +124,7 @@ impl VmWorker {
             hardware: None,
             stale: true,
             looked_at: None,
+            looked_at_ports: None,
             inspect_again_at: None,
             nics: BTreeMap::new(),
             last_power: None,
@@ -147,8 +149,9 @@ impl VmWorker {
     async fn round(&mut self) {
         self.round_began = Instant::now();
         let records = self.tools.store.durable_nics_at(&self.vm);
-        if self.full_look_is_due() {
+        if is_due(self.looked_at_ports) {
             self.look_at_ports(&records).await;
+            self.looked_at_ports = Some(Instant::now());
         }
         self.admit_new(&records).await;
         for record in &records {
@@ -408,7 +411,7 @@ impl VmWorker {
     }
 
     fn full_look_is_due(&self) -> bool {
-        self.looked_at.is_none_or(|at| at.elapsed() >= FULL_LOOK)
+        is_due(self.looked_at)
     }
 
     fn next_wake(&self) -> Instant {
@@ -423,6 +426,10 @@ impl VmWorker {
             .min()
             .map_or(full_look, |earliest| earliest.min(full_look))
     }
+}
+
+fn is_due(last: Option<Instant>) -> bool {
+    last.is_none_or(|at| at.elapsed() >= FULL_LOOK)
 }
 
 /// A name for people and the API.
