@@ -284,13 +284,17 @@ impl Service {
         nic: &NicId,
         request: String,
     ) -> Result<Option<TokenUse>, ServiceError> {
-        if ask.token.is_none() {
+        let Some(token) = &ask.token else {
             return Ok(None);
-        }
+        };
         let tenant = match (&ask.caller, self.store.nic(nic)) {
             (Caller::Tenant(tenant), _) => tenant.clone(),
             (Caller::Operator, Some(record)) => record.tenant,
-            (Caller::Operator, None) => default_tenant(),
+            // The request may have deleted it: then its token still knows whose it was.
+            (Caller::Operator, None) => self
+                .store
+                .user_of_token(token, &request)
+                .unwrap_or_else(default_tenant),
         };
         Ok(token_use(ask, &tenant, nic, request))
     }

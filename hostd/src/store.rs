@@ -354,6 +354,16 @@ impl Store {
         Ok(())
     }
 
+    /// Whose token was used for a request, when nothing else tells any more.
+    #[must_use]
+    pub fn user_of_token(&self, token: &ClientToken, request: &str) -> Option<TenantId> {
+        self.books()
+            .tokens
+            .values()
+            .find(|used| used.token == *token && used.request == request)
+            .map(|used| used.tenant.clone())
+    }
+
     /// Forgets client tokens that nobody will send again.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use host_api::client::{ClientError, Mutation, Progress};
-use host_api::{LimitDetail, NicState, ProblemCode};
+use host_api::{CreateNic, LimitDetail, NicState, ProblemCode};
 use hostd::board::{BoardEvent, Happening};
 use hyper::{Method, StatusCode};
 use journal::{Batch, CommitError, Journal, LoadError, Row};
@@ -79,6 +79,22 @@ async fn a_repeated_request_has_no_effect_of_its_own() {
 
     assert_eq!(again, first);
     assert_eq!(server.client.nics().await.unwrap().nics.len(), 1);
+}
+
+#[tokio::test]
+async fn a_deletion_repeated_by_an_operator_gives_the_first_answer() {
+    let server = Server::start().await;
+    let red = CreateNic {
+        tenant: Some("red".parse().unwrap()),
+        ..create()
+    };
+    let created = server.client.create_nic(&red, &Mutation::default()).await;
+    let id = created.unwrap().nic.id;
+
+    let first = server.client.delete_nic(&id, &once()).await.unwrap();
+    let again = server.client.delete_nic(&id, &once()).await.unwrap();
+
+    assert_eq!(again.nic.id, first.nic.id);
 }
 
 #[tokio::test]

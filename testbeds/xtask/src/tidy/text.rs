@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_path_of_one_machine_is_found_in_any_file() {
         // tidy: machine-path because these are what the rule must find
-        let text = "x = \"/work/main\"\ncd /home/ann\n/root\nin `/root/x`\n(/work)\n:/root:\n";
+        let text = "x = \"/root/main\"\ncd /home/ann\n/root\nin `/root/x`\n(/work)\n:/root:\n";
 
         let lines: Vec<usize> = found("a.toml", text)
             .into_iter()
