@@ -28,6 +28,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::act::{perform, read_back};
 use crate::channel::{self, Channel, ChannelKind};
+use crate::failpoint::{self, Side};
 use crate::guest::{EnterGuestError, Guest, in_full, seen};
 use crate::identity::IdentifyBy;
 use crate::lease::{LeaseClient, LeaseLink, LeaseNews, Reporter};
@@ -394,7 +395,11 @@ impl Agent {
                     self.transmit();
                     nic.binding.complete(&action, Ok(()), Duration::ZERO);
                 }
-                _ => self.step(&action, &mut nic).await,
+                _ => {
+                    failpoint::hit(action.step(), Side::Before);
+                    self.step(&action, &mut nic).await;
+                    failpoint::hit(action.step(), Side::After);
+                }
             }
         }
         nic.let_go();

@@ -14,6 +14,7 @@
 mod act;
 mod agent;
 mod channel;
+mod failpoint;
 mod guest;
 mod identity;
 mod lease;
