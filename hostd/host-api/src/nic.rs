@@ -159,6 +159,34 @@ pub struct Degraded {
 #[schema(example = "plug")]
 pub struct StepName(pub String);
 
+impl StepName {
+    /// The steps of this version, roughly in the order of an attach and then of a detach.
+    pub const KNOWN: [&str; 22] = [
+        "admit",
+        "make-port",
+        "declare",
+        "plug",
+        "arrive",
+        "guest-hold",
+        "guest-enter",
+        "guest-set-mtu",
+        "guest-set-addresses",
+        "guest-lease",
+        "guest-set-up",
+        "guest-set-routes",
+        "guest-announce",
+        "guest-verify",
+        "bind",
+        "guest-release",
+        "release",
+        "quiesce",
+        "unplug",
+        "guest-unplug",
+        "forget",
+        "record",
+    ];
+}
+
 impl From<&str> for StepName {
     fn from(name: &str) -> Self {
         Self(name.to_owned())
@@ -176,9 +204,13 @@ impl fmt::Display for StepName {
 pub struct StepTiming {
     /// Which.
     pub step: StepName,
-    /// When it began, in milliseconds since the request was received.
-    pub at_ms: f64,
+    /// When it began, in milliseconds since the request was received. Absent for a step of the
+    /// guest: the agent's clock tells how long it took, and nobody when by hostd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 11.2)]
+    pub at_ms: Option<f64>,
     /// How long it took, in milliseconds.
+    #[schema(example = 12.6)]
     pub duration_ms: f64,
     /// Whose clock measured it.
     pub source: StepSource,
@@ -194,6 +226,14 @@ pub enum StepSource {
     Host,
     /// The agent in the guest.
     Guest,
+}
+
+impl StepTiming {
+    /// When it was over, in milliseconds since the request was received, where that is known.
+    #[must_use]
+    pub fn end_ms(&self) -> Option<f64> {
+        self.at_ms.map(|at_ms| at_ms + self.duration_ms)
+    }
 }
 
 impl fmt::Display for StepSource {

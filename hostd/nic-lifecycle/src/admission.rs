@@ -456,12 +456,9 @@ fn transition(record: &mut NicRecord, event: NicEvent, now_ms: u64) -> Result<()
             | NicEvent::Detached
             | NicEvent::Relocated => "detached",
         };
-        let message = format!(
-            "{} is {:?} and cannot be {wish}",
-            record.id, invalid.current
-        );
+        let message = format!("{} is {} and cannot be {wish}", record.id, invalid.current);
         Refusal::new(RefusalKind::Conflict, message)
-            .at("nic")
+            .at("id")
             .hint(hint)
     })
 }

@@ -12,6 +12,8 @@
 //!   Deleting ──► (no record)    └── from Attaching
 //! ```
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Where a NIC stands in its life.
@@ -55,7 +57,7 @@ pub enum NicEvent {
 
 /// An event that means nothing in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{event:?} does not happen to a NIC that is {current:?}")]
+#[error("{event:?} does not happen to a NIC that is {current}")]
 pub struct InvalidTransition {
     /// The state it met.
     pub current: NicState,
@@ -72,6 +74,18 @@ impl NicState {
         Self::Detaching,
         Self::Deleting,
     ];
+
+    /// Its word in the API and in the journal.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Attaching => "attaching",
+            Self::InUse => "in_use",
+            Self::Detaching => "detaching",
+            Self::Deleting => "deleting",
+        }
+    }
 
     /// The state after `event`.
     ///
@@ -95,6 +109,12 @@ impl NicState {
     #[must_use]
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Available | Self::InUse)
+    }
+}
+
+impl fmt::Display for NicState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

@@ -146,6 +146,10 @@ fn a_nic_that_is_anywhere_is_not_deleted() {
     let refusal = ledger.admit_delete(&attaching, 0).unwrap_err();
 
     assert_eq!(refusal.kind, RefusalKind::Conflict);
+    assert_eq!(
+        refusal.message,
+        "nic-0000000001 is attaching and cannot be deleted"
+    );
     assert!(
         refusal
             .hint

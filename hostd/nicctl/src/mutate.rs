@@ -104,7 +104,7 @@ async fn show_steps_until(
             answer = &mut answer => return Ok(answer?),
             event = stream.next() => match event {
                 Some(Ok(event)) if event.nic.as_ref() == Some(nic) => {
-                    steps.show(event.step.as_slice())?;
+                    steps.happened(&event)?;
                 }
                 Some(Ok(_)) => {}
                 // Whatever it would have told is in the answer too.

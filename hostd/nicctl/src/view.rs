@@ -66,9 +66,7 @@ pub(crate) fn nic(nic: &Nic) -> String {
         ("created", time(nic.created_at_ms)),
         ("updated", time(nic.updated_at_ms)),
     ]);
-    let steps = nic.timings.iter().map(|timing| step(timing) + "\n");
-    let heading = (!nic.timings.is_empty()).then(|| "steps:\n".to_owned());
-    list(&entries) + &heading.into_iter().chain(steps).collect::<String>()
+    list(&entries) + &steps(&nic.timings)
 }
 
 /// The end of a change, in one line.
@@ -77,18 +75,17 @@ pub(crate) fn outcome(nic: &Nic) -> String {
         .placement
         .as_ref()
         .map(|place| format!(" in {}, {} as {}", place.vm, place.target, place.link_name));
-    let total = nic
-        .timings
-        .iter()
-        .map(|timing| timing.at_ms + timing.duration_ms)
-        .fold(0.0, f64::max);
+    let ends = nic.timings.iter().filter_map(StepTiming::end_ms);
+    let total = ends.reduce(f64::max).filter(|_| nic.state.is_settled());
+    let total = total.map(|total| format!(" ({total:.1} ms)"));
     format!(
-        "{} is {}{}: {}, {} ({total:.1} ms)",
+        "{} is {}{}: {}, {}{}",
         nic.id,
         nic.state,
         place.unwrap_or_default(),
         nic.mac,
         joined(&nic.addresses),
+        total.unwrap_or_default(),
     )
 }
 
@@ -114,11 +111,29 @@ pub(crate) fn condition(nic: &Nic) -> String {
     }
 }
 
-/// When a step began, what it was, how long it took, and by whose clock.
-pub(crate) fn step(timing: &StepTiming) -> String {
+fn steps(timings: &[StepTiming]) -> String {
+    let names = timings.iter().map(|timing| timing.step.0.as_str());
+    let width = widest(names);
+    let lines = timings.iter().map(|timing| step(timing, width) + "\n");
+    let heading = (!timings.is_empty()).then(|| "steps:\n".to_owned());
+    heading.into_iter().chain(lines).collect()
+}
+
+/// The width of a column of step names.
+pub(crate) fn widest<'a>(names: impl IntoIterator<Item = &'a str>) -> usize {
+    let widths = names.into_iter().map(|name| name.chars().count());
+    widths.max().unwrap_or(0)
+}
+
+/// When a step began, where that is known, what it was, how long it took, and by whose clock.
+pub(crate) fn step(timing: &StepTiming, name_width: usize) -> String {
+    let at = timing.at_ms.map(|at_ms| format!("{at_ms:+.1} ms"));
     format!(
-        "{:>+10.1} ms  {:<16} {:>8.1} ms  {}",
-        timing.at_ms, timing.step, timing.duration_ms, timing.source
+        "{:>13}  {:<name_width$}  {:>8.1} ms  {}",
+        at.unwrap_or_default(),
+        timing.step,
+        timing.duration_ms,
+        timing.source
     )
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::Notify;
 
-use daemon::{Daemon, Seen, as_sent, nic, step, step_event};
+use daemon::{Daemon, Seen, as_sent, guest_step, nic, step, step_event};
 
 const NIC: &str = "nic-abc0123xyz";
 const ATTACH: &str = "nic attach nic-abc0123xyz --vm web-1 --target netns:blue";
@@ -44,7 +44,7 @@ fn stepping(go: &Arc<Notify>) -> Daemon {
             );
             assert_eq!(events.send(&step_event(2, NIC, &plug)), 1);
             go.notified().await;
-            Json(nic("in_use", &[plug, step("bind", 3.0)]))
+            Json(nic("in_use", &[plug, guest_step(), step("bind", 3.0)]))
         };
         shared.with_events(Router::new().route("/v1/nics/{id}/attach", post(attach)))
     })
@@ -68,11 +68,15 @@ async fn steps_are_shown_while_the_request_is_still_under_way() {
         rest.push(line);
     }
 
-    assert_eq!(first, "      +1.0 ms  plug                  1.5 ms  host");
+    assert_eq!(
+        first,
+        "      +1.0 ms  plug                      1.5 ms  host"
+    );
     assert_eq!(
         rest,
         [
-            "      +3.0 ms  bind                  1.5 ms  host",
+            "               guest-set-addresses       0.5 ms  guest",
+            "      +3.0 ms  bind                      1.5 ms  host",
             "nic-abc0123xyz is in_use in web-1, netns:blue as eth0: 5a:00:00:00:00:01, \
              10.0.0.5/24 (4.5 ms)",
         ]
@@ -89,7 +93,8 @@ async fn for_programs_the_body_stands_alone_and_steps_go_to_the_other_stream() {
     let output = daemon.run(&format!("--json {ATTACH}")).await;
 
     let body: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(body, nic("in_use", &[step("plug", 1.0), step("bind", 3.0)]));
+    let steps = [step("plug", 1.0), guest_step(), step("bind", 3.0)];
+    assert_eq!(body, nic("in_use", &steps));
     assert_eq!(stdout(&output).lines().count(), 1);
     let steps = stderr(&output);
     assert!(steps.contains("plug") && steps.contains("bind"), "{steps}");

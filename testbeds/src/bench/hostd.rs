@@ -211,7 +211,7 @@ mod tests {
     fn a_step_that_was_done_twice_counts_once_with_both_times() {
         let timing = |step: &str, duration_ms| StepTiming {
             step: step.into(),
-            at_ms: 0.0,
+            at_ms: Some(0.0),
             duration_ms,
             source: StepSource::Host,
         };

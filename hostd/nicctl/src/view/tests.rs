@@ -19,7 +19,8 @@ fn nic(extra: Value) -> Nic {
         },
         "timings": [
             {"step": "plug", "at_ms": 3.25, "duration_ms": 12.0, "source": "host"},
-            {"step": "bind", "at_ms": 115.5, "duration_ms": 4.04, "source": "guest"},
+            {"step": "guest-set-addresses", "duration_ms": 4.04, "source": "guest"},
+            {"step": "bind", "at_ms": 115.5, "duration_ms": 6.0, "source": "host"},
         ],
         "created_at_ms": 0, "updated_at_ms": 1_795_399_265_123_u64,
     });
@@ -79,8 +80,9 @@ fn one_nic_is_shown_whole() {
         |created:     1970-01-01T00:00:00.000Z
         |updated:     2026-11-23T02:01:05.123Z
         |steps:
-        |      +3.2 ms  plug                 12.0 ms  host
-        |    +115.5 ms  bind                  4.0 ms  guest
+        |      +3.2 ms  plug                     12.0 ms  host
+        |               guest-set-addresses       4.0 ms  guest
+        |    +115.5 ms  bind                      6.0 ms  host
     ";
 
     assert_eq!(super::nic(&nic(json!({}))), lines(expected));
@@ -91,7 +93,7 @@ fn a_change_ends_in_one_line() {
     assert_eq!(
         outcome(&nic(json!({}))),
         "nic-abc0123xyz is in_use in web-1, netns:blue as eth0: 5a:00:00:00:00:01, \
-         10.0.0.5/24, fd00::5/64 (119.5 ms)"
+         10.0.0.5/24, fd00::5/64 (121.5 ms)"
     );
 }
 

@@ -143,6 +143,11 @@ pub(crate) fn step(name: &str, at_ms: f64) -> Value {
     json!({"step": name, "at_ms": at_ms, "duration_ms": 1.5, "source": "host"})
 }
 
+/// A step of the agent's, whose beginning nobody on the host knows.
+pub(crate) fn guest_step() -> Value {
+    json!({"step": "guest-set-addresses", "duration_ms": 0.5, "source": "guest"})
+}
+
 pub(crate) fn step_event(id: u64, nic: &str, step: &Value) -> Value {
     json!({"id": id, "at_ms": 1000, "kind": "step_done", "nic": nic, "step": step})
 }

@@ -109,12 +109,16 @@ pub(super) fn blocked_reason(blocked: &BlockedSince) -> String {
         .map_or_else(|| what.to_owned(), |detail| format!("{what}: {detail}"))
 }
 
-/// The board knows when a step ended, clients are told when it began.
+/// The board knows when a step ended, clients are told when it began. For a step of the guest it
+/// knows only when the report came, which says nothing about either.
 pub(super) fn timing(timing: &board::StepTiming) -> StepTiming {
-    let began = timing.at.saturating_sub(timing.duration);
+    let began = match timing.step {
+        TimedStep::Host(_) => Some(timing.at.saturating_sub(timing.duration)),
+        TimedStep::Guest(_) => None,
+    };
     StepTiming {
         step: StepName::from(step_name(timing.step)),
-        at_ms: began.as_secs_f64() * 1e3,
+        at_ms: began.map(|began| began.as_secs_f64() * 1e3),
         duration_ms: timing.duration.as_secs_f64() * 1e3,
         source: step_source(timing.step),
     }
@@ -149,7 +153,7 @@ pub(in crate::http) fn step_name(step: TimedStep) -> &'static str {
 mod tests {
     use std::time::Duration;
 
-    use nic_lifecycle::Step;
+    use nic_lifecycle::{Action, Step};
 
     use super::*;
 
@@ -195,6 +199,63 @@ mod tests {
 
         let told = timing(&ended);
 
-        assert!((told.at_ms - 7.0).abs() < 1e-9 && (told.duration_ms - 5.0).abs() < 1e-9);
+        assert!((told.at_ms.unwrap() - 7.0).abs() < 1e-9);
+        assert!((told.duration_ms - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_a_step_of_the_guest_only_the_duration_is_told() {
+        let reported = board::StepTiming {
+            step: TimedStep::Guest(BindStep::Enter),
+            at: Duration::from_millis(12),
+            duration: Duration::from_millis(5),
+        };
+
+        let told = serde_json::to_value(timing(&reported)).unwrap();
+
+        assert_eq!(
+            told,
+            serde_json::json!({"step": "guest-enter", "duration_ms": 5.0, "source": "guest"})
+        );
+    }
+
+    #[test]
+    fn a_state_has_one_word_wherever_it_is_read() {
+        for recorded in nic_lifecycle::NicState::ALL {
+            assert_eq!(state(recorded).to_string(), recorded.to_string());
+        }
+    }
+
+    #[test]
+    fn clients_know_every_step() {
+        use Action as A;
+        use BindStep as B;
+        let acts = [A::MakePort, A::Declare, A::Plug, A::Quiesce, A::Unplug];
+        let stages = [
+            Step::Admit,
+            Step::Arrive,
+            Step::Bind,
+            Step::Release,
+            Step::GuestUnplug,
+        ];
+        let host = acts.into_iter().chain([A::Forget]).map(Step::Act);
+        let host = host
+            .chain(stages)
+            .chain([Step::Record])
+            .map(TimedStep::Host);
+        let bound = [
+            B::Hold,
+            B::Enter,
+            B::SetMtu,
+            B::SetAddresses,
+            B::Lease,
+            B::SetUp,
+        ];
+        let after = [B::SetRoutes, B::Announce, B::Verify, B::Release];
+        let guest = bound.into_iter().chain(after).map(TimedStep::Guest);
+
+        for name in host.chain(guest).map(step_name) {
+            assert!(StepName::KNOWN.contains(&name), "{name}");
+        }
     }
 }

@@ -134,7 +134,7 @@ fn short(rate: BitRate) -> String {
 
 /// A NIC at rest, in one line.
 fn outcome(nic: &Nic) -> String {
-    let ends = nic.timings.iter().map(|step| step.at_ms + step.duration_ms);
+    let ends = nic.timings.iter().filter_map(StepTiming::end_ms);
     let total = ends.fold(0.0, f64::max);
     let place = nic.placement.as_ref();
     let place = place.map(|place| format!(" in {}, {}", place.vm, place.target));

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
-use host_api::{StepSource, StepTiming};
+use host_api::StepTiming;
 
 /// Stages of the story, for "3 of 8".
 const STAGES: u32 = 9;
@@ -56,10 +56,8 @@ impl Screen {
 
     /// One step, as nicctl shows it. A guest has a clock of its own: how long is known, not when.
     pub(crate) fn step(&self, timing: &StepTiming) {
-        let at = match timing.source {
-            StepSource::Host => format!("{:+.1} ms", timing.at_ms),
-            StepSource::Guest => String::new(),
-        };
+        let at = timing.at_ms.map(|at_ms| format!("{at_ms:+.1} ms"));
+        let at = at.unwrap_or_default();
         let StepTiming {
             step,
             duration_ms,
@@ -132,7 +130,6 @@ fn meaning(step: &str) -> &'static str {
         "quiesce" => "no frame passes any more",
         "unplug" => "device_del, and once the guest has let go netdev_del",
         "guest-unplug" => "the guest lets go of the device",
-        "remove-port" => "the tap and all that belongs to it",
         "forget" => "the agent need not know of it any more",
         _ => "",
     }
