@@ -112,8 +112,10 @@ pub enum Happening {
     NicRecovered,
     /// The agent of a VM came, went or misbehaved.
     AgentChanged(String),
-    /// A VM appeared, started, stopped or disappeared.
+    /// A VM appeared, started or stopped.
     VmChanged(String),
+    /// A VM is not listed any more, and nothing of it is left.
+    VmGone,
 }
 
 /// The board itself.

@@ -1,34 +1,29 @@
-//! Wiring: opens the journal, connects the hypervisors, keeps one worker for each VM.
+//! Wiring: opens the journal, connects the hypervisors, starts a keeper for each of them.
 //!
 //! ```text
-//!   Backend (QMP, libvirt) ── vms() ──► VmRegistry: VmId → worker task, agent line, bell
-//!        └── events ──► dispatcher ──► the bell of the VM concerned, or of all
+//!   Backend (QMP, libvirt) ──► Keeper ──► VmRegistry: VmId → worker task, agent line, bell
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use hypervisor::{EventKind, Hypervisor, HypervisorEvent};
+use hypervisor::Hypervisor;
 use hypervisor_qmp::{QmpHypervisor, QmpVm};
 use journal::SqliteJournal;
 use linux_network::Netns;
 use nic_lifecycle::NicState;
 use nic_model::{NetworkName, VmId};
 use port::{BridgePorts, PortProvider, TapLifetime, TapPorts};
-use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::agent_link::AgentHandle;
-use crate::board::{Board, Happening};
+use crate::board::Board;
 use crate::config::{Config, PortKind};
 use crate::janitor;
+use crate::keeper::Keeper;
 use crate::service::Service;
 use crate::store::{OpenStoreError, Store};
-use crate::worker::{Nudge, Tools, VmWorker, WorkerStart};
-
-/// How often the list of VMs is read although no event said that it changed.
-const LIST_AGAIN: Duration = Duration::from_secs(30);
+use crate::worker::{Nudge, Tools};
 
 /// A hypervisor and what it implies for ports.
 #[derive(Clone)]
@@ -57,7 +52,7 @@ pub struct VmHandle {
     pub agent: AgentHandle,
     /// Its worker's bell.
     pub nudge: Arc<Nudge>,
-    worker: JoinHandle<()>,
+    pub(crate) worker: AbortHandle,
 }
 
 /// The VMs under hostd's care.
@@ -125,11 +120,7 @@ impl Daemon {
         let vms = Arc::new(VmRegistry::default());
         let mut tasks = vec![tokio::spawn(janitor::run(tools.clone()))];
         for backend in backends {
-            let keeper = Keeper {
-                backend,
-                vms: vms.clone(),
-                tools: tools.clone(),
-            };
+            let keeper = Keeper::new(backend, vms.clone(), tools.clone());
             tasks.push(tokio::spawn(keeper.run()));
         }
         let Tools { store, board, .. } = tools;
@@ -213,107 +204,6 @@ fn libvirt_backend(_uri: &str, _others: Others) -> Result<Backend, StartError> {
     Err(StartError::NoLibvirt)
 }
 
-/// Keeps a worker for each VM of one hypervisor, and rings its bell.
-struct Keeper {
-    backend: Backend,
-    vms: Arc<VmRegistry>,
-    tools: Tools,
-}
-
-impl Keeper {
-    async fn run(self) {
-        let mut events = self.backend.hypervisor.events();
-        let mut list_again = tokio::time::interval(LIST_AGAIN);
-        loop {
-            tokio::select! {
-                _ = list_again.tick() => self.list().await,
-                event = events.recv() => match event {
-                    Ok(event) => self.dispatch(&event).await,
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        self.list().await;
-                        self.vms.all_may_have_changed();
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-            }
-        }
-    }
-
-    async fn dispatch(&self, event: &HypervisorEvent) {
-        tracing::debug!(vm = ?event.vm, kind = ?event.kind, "hypervisor event");
-        if matches!(event.kind, EventKind::VmsChanged | EventKind::Connection) {
-            self.list().await;
-        }
-        match &event.vm {
-            Some(vm) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
-            None => self.vms.all_may_have_changed(),
-        }
-    }
-
-    /// Starts workers for VMs that are new. A VM that is not listed any more keeps its worker:
-    /// its NICs still have to be cleaned up, and it may come back.
-    async fn list(&self) {
-        match self.backend.hypervisor.vms().await {
-            Ok(found) => {
-                found.into_iter().for_each(|vm| self.start_worker(vm));
-                self.unlisted()
-                    .into_iter()
-                    .for_each(|vm| self.start_worker(vm));
-            }
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "VMs not listed");
-            }
-        }
-    }
-
-    fn unlisted(&self) -> Vec<VmId> {
-        let Others::MineExcept(others) = &self.backend.others else {
-            return Vec::new();
-        };
-        self.tools.store.read(|ledger| {
-            let places = ledger.nics().flat_map(nic_lifecycle::NicRecord::reserved);
-            places
-                .map(|place| place.vm.clone())
-                .filter(|vm| !others.contains(vm))
-                .collect()
-        })
-    }
-
-    fn start_worker(&self, vm: VmId) {
-        let mut vms = self.vms.lock();
-        if vms.contains_key(&vm) {
-            return;
-        }
-        let agent = AgentHandle::spawn(vm.clone());
-        let nudge = Arc::new(Nudge::default());
-        let registry = Arc::downgrade(&self.vms);
-        let worker = VmWorker::new(WorkerStart {
-            vm: vm.clone(),
-            hypervisor: self.backend.hypervisor.clone(),
-            tap_lifetime: self.backend.tap_lifetime,
-            tools: self.tools.clone(),
-            agent: agent.clone(),
-            nudge: nudge.clone(),
-            wake_others: Arc::new(move |other| {
-                if let Some(registry) = registry.upgrade() {
-                    registry.nudge(other);
-                }
-            }),
-        });
-        self.tools
-            .board
-            .vm_event(&vm, Happening::VmChanged("found".to_owned()));
-        vms.insert(
-            vm,
-            VmHandle {
-                agent,
-                nudge,
-                worker: tokio::spawn(worker.run()),
-            },
-        );
-    }
-}
-
 impl VmRegistry {
     /// Does something with one VM's handle, if there is one.
     pub fn with<T: Default>(&self, vm: &VmId, act: impl FnOnce(&VmHandle) -> T) -> T {
@@ -326,7 +216,22 @@ impl VmRegistry {
         self.lock().keys().cloned().collect()
     }
 
-    fn all_may_have_changed(&self) {
+    /// Takes a VM under care with what `start` starts for it, unless it is under care already.
+    pub(crate) fn add<T>(&self, vm: &VmId, start: impl FnOnce() -> (VmHandle, T)) -> Option<T> {
+        let mut vms = self.lock();
+        if vms.contains_key(vm) {
+            return None;
+        }
+        let (handle, started) = start();
+        vms.insert(vm.clone(), handle);
+        Some(started)
+    }
+
+    pub(crate) fn remove(&self, vm: &VmId) {
+        self.lock().remove(vm);
+    }
+
+    pub(crate) fn all_may_have_changed(&self) {
         self.lock()
             .values()
             .for_each(|handle| handle.nudge.world_changed());

@@ -3,7 +3,7 @@
 //! ```text
 //!   HTTP ──► Service ──► Store: ledger + journal (intent durable) ──► nudge
 //!                                                                      │
-//!   hypervisor events ──► Dispatcher ──► nudge ──► VmWorker (one per VM, sole owner of its NICs)
+//!   hypervisor events ──► Keeper ──────► nudge ──► VmWorker (one per VM, sole owner of its NICs)
 //!                                                    observe ──► nic_lifecycle::step ──► act
 //!   agent channel ◄──────► AgentLink (one per VM) ──────┘           │
 //!                                                                   └──► Board: what a person sees
@@ -24,3 +24,4 @@ pub mod worker;
 
 mod clock;
 mod janitor;
+mod keeper;

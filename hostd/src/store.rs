@@ -19,6 +19,7 @@ use journal::{Batch, Claim, CommitError, Journal, LoadError, Row, RowKind};
 use nic_lifecycle::{InvalidTransition, Ledger, NicRecord, Refusal, Site};
 use nic_model::{ClientToken, NicId, TenantId, VmId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::board::Board;
 
@@ -34,6 +35,7 @@ pub struct Store {
     journal: Arc<dyn Journal>,
     order: Vec<tokio::sync::Mutex<()>>,
     board: Arc<Board>,
+    vacated: watch::Sender<()>,
 }
 
 struct Books {
@@ -168,6 +170,7 @@ impl Store {
             journal,
             order,
             board,
+            vacated: watch::Sender::new(()),
         })
     }
 
@@ -179,6 +182,12 @@ impl Store {
     /// Changes what the ledger knows of the world, which is not journalled.
     pub fn observe<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         change(&mut self.books().ledger)
+    }
+
+    /// Rings when the last place reserved in a VM is free.
+    #[must_use]
+    pub fn vacated(&self) -> watch::Receiver<()> {
+        self.vacated.subscribe()
     }
 
     /// One record as it is now.
@@ -297,12 +306,22 @@ impl Store {
     fn give_back(&self, nic: &NicId, before: Option<NicRecord>, token: Option<TokenUse>) {
         let mut books = self.books();
         books.pending.remove(nic);
-        match before {
-            Some(before) => drop(books.ledger.put(before)),
-            None => drop(books.ledger.remove(nic)),
-        }
+        self.replace(&mut books, nic, before);
         if let Some(token) = token {
             books.tokens.remove(&(token.tenant, token.token));
+        }
+    }
+
+    /// Puts another record, or none, in the place of one, and tells who waits for a VM to be empty.
+    fn replace(&self, books: &mut Books, nic: &NicId, record: Option<NicRecord>) {
+        let ledger = &mut books.ledger;
+        let before = match record {
+            Some(record) => ledger.put(record),
+            None => ledger.remove(nic),
+        };
+        let mut left = before.iter().flat_map(NicRecord::reserved);
+        if left.any(|place| ledger.nics_at(&place.vm).next().is_none()) {
+            self.vacated.send_replace(());
         }
     }
 
@@ -329,7 +348,7 @@ impl Store {
                 nic: nic.clone(),
                 cause,
             })?;
-        self.observe(|ledger| ledger.put(record.clone()));
+        self.replace(&mut self.books(), nic, Some(record.clone()));
         self.board.nic_changed(&record);
         Ok(record)
     }
@@ -349,7 +368,7 @@ impl Store {
                 nic: nic.clone(),
                 cause,
             })?;
-        self.observe(|ledger| ledger.remove(nic));
+        self.replace(&mut self.books(), nic, None);
         self.board.nic_deleted(nic);
         Ok(())
     }

@@ -52,6 +52,16 @@ pub struct Ledger {
     nics_at_vm: BTreeMap<VmId, BTreeSet<NicId>>,
     hardware: BTreeMap<VmId, VmHardware>,
     unanswered: BTreeSet<VmId>,
+    retired: BTreeSet<VmId>,
+}
+
+/// Whether a VM can be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retirement {
+    /// It is unknown from now on.
+    Begun,
+    /// A record reserves a place in it: somebody has to see to that first.
+    Refused,
 }
 
 impl Ledger {
@@ -128,15 +138,26 @@ impl Ledger {
             *count -= address_count(&record);
         }
         for placement in record.reserved() {
-            if let Some(nics) = self.nics_at_vm.get_mut(&placement.vm) {
-                nics.remove(id);
-            }
+            self.leave(&placement.vm, id);
         }
         Some(record)
     }
 
-    /// Notes what a VM's hardware looks like now.
+    /// VMs come and go: one without NICs keeps no entry.
+    fn leave(&mut self, vm: &VmId, nic: &NicId) {
+        if let Some(nics) = self.nics_at_vm.get_mut(vm) {
+            nics.remove(nic);
+            if nics.is_empty() {
+                self.nics_at_vm.remove(vm);
+            }
+        }
+    }
+
+    /// Notes what a VM's hardware looks like now, unless it is being forgotten.
     pub fn observe(&mut self, vm: &VmId, hardware: VmHardware) {
+        if self.retired.contains(vm) {
+            return;
+        }
         self.unanswered.remove(vm);
         self.hardware.insert(vm.clone(), hardware);
     }
@@ -144,7 +165,9 @@ impl Ledger {
     /// Notes that nobody could say what a VM's hardware looks like now. What is known of it stays:
     /// a request for it is admitted on that, and waits.
     pub fn not_observed(&mut self, vm: &VmId) {
-        self.unanswered.insert(vm.clone());
+        if !self.retired.contains(vm) {
+            self.unanswered.insert(vm.clone());
+        }
     }
 
     /// Whether what is known of a VM's hardware is what it was when last asked for.
@@ -153,9 +176,26 @@ impl Ledger {
         self.hardware.contains_key(vm) && !self.unanswered.contains(vm)
     }
 
-    /// Notes that a VM is not known any more.
+    /// Begins to forget a VM. Until [`Self::vm_gone`] nobody is admitted to it, also if somebody
+    /// who has not heard of it yet still observes it.
+    pub fn retire(&mut self, vm: &VmId) -> Retirement {
+        if self.nics_at(vm).next().is_some() {
+            return Retirement::Refused;
+        }
+        self.forget(vm);
+        self.retired.insert(vm.clone());
+        Retirement::Begun
+    }
+
+    /// Forgets a VM that nobody observes any more. Should it come back, it is a new one.
     pub fn vm_gone(&mut self, vm: &VmId) {
+        self.forget(vm);
+        self.retired.remove(vm);
+    }
+
+    fn forget(&mut self, vm: &VmId) {
         self.hardware.remove(vm);
+        self.unanswered.remove(vm);
     }
 
     /// What a VM's hardware looked like last.

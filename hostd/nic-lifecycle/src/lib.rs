@@ -25,7 +25,7 @@ mod state;
 mod subnet;
 
 pub use admission::{NewNic, RequestedAddressing, RequestedPlacement};
-pub use ledger::{Ledger, Site};
+pub use ledger::{Ledger, Retirement, Site};
 pub use limits::{HostQuota, LimitName, LimitUse, VmClass};
 pub use plan::{
     Action, AgentSeen, Blocked, Next, Patience, PortSeen, Reason, Seen, Step, UnplugSeen, step,

@@ -68,6 +68,24 @@ async fn a_client_that_comes_back_gets_what_it_missed() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_vm_is_told_by_name() {
+    let server = Server::start().await;
+    let mut events = follow(&server.client, about_vm("vm1"), None).await;
+
+    for vm in ["vm2", "vm1"] {
+        server
+            .service
+            .board
+            .vm_event(&vm.parse().unwrap(), Happening::VmGone);
+    }
+
+    let gone = next(&mut events).await;
+    assert_eq!(gone.kind, EventKind::VmGone);
+    assert_eq!(gone.vm.as_ref().map(VmId::as_str), Some("vm1"));
+    assert_eq!((gone.nic, gone.message), (None, None));
+}
+
+#[tokio::test]
 async fn an_id_of_another_run_is_answered_with_missed_and_what_is_kept() {
     let server = Server::start().await;
     tell(&server.service.board, "vm1", "found");

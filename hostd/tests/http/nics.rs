@@ -177,7 +177,8 @@ async fn after_admission(server: &Server, id: &NicId, events: &[NicEvent]) {
         | Happening::NicDegraded(_)
         | Happening::NicRecovered
         | Happening::AgentChanged(_)
-        | Happening::VmChanged(_) => false,
+        | Happening::VmChanged(_)
+        | Happening::VmGone => false,
     };
     if !happenings.past.iter().any(is_attaching) {
         while !is_attaching(&within(happenings.future.recv()).await.unwrap()) {}

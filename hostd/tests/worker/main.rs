@@ -9,3 +9,4 @@ mod hostile_agent;
 mod promises;
 mod restart;
 mod support;
+mod vms;

@@ -34,7 +34,10 @@ pub(in crate::http) fn event(service: &Service, wire_id: u64, happened: &BoardEv
                 ..told
             }
         }
-        Happening::NicDeleted | Happening::AgentChanged(_) | Happening::VmChanged(_) => told,
+        Happening::NicDeleted
+        | Happening::AgentChanged(_)
+        | Happening::VmChanged(_)
+        | Happening::VmGone => told,
     }
 }
 
@@ -47,12 +50,16 @@ fn kind(what: &Happening) -> EventKind {
         Happening::NicDeleted => EventKind::NicDeleted,
         Happening::StepDone(_) => EventKind::StepDone,
         Happening::AgentChanged(_) | Happening::VmChanged(_) => EventKind::VmChanged,
+        Happening::VmGone => EventKind::VmGone,
     }
 }
 
 fn message(what: &Happening) -> Option<String> {
     match what {
-        Happening::NicChanged(_) | Happening::NicDeleted | Happening::StepDone(_) => None,
+        Happening::NicChanged(_)
+        | Happening::NicDeleted
+        | Happening::StepDone(_)
+        | Happening::VmGone => None,
         Happening::NicBlocked(blocked) => Some(nic::blocked_reason(blocked)),
         Happening::NicDegraded(reason) => Some(reason.clone()),
         Happening::NicRecovered => Some("in order again".to_owned()),

@@ -80,6 +80,20 @@ impl ScriptedHypervisor {
         self.lock().insert(vm.clone(), Vm { hardware, kernel });
     }
 
+    /// The VM is undefined: nothing of it is left, and it is not listed any more.
+    pub(crate) fn remove_vm(&self, vm: &VmId, events: Events) {
+        self.lock().remove(vm);
+        if events == Events::Sent {
+            self.tell_of_the_list();
+        }
+    }
+
+    /// VMs appeared or disappeared.
+    pub(crate) fn tell_of_the_list(&self) {
+        let kind = EventKind::VmsChanged;
+        drop(self.events.send(HypervisorEvent { vm: None, kind }));
+    }
+
     pub(crate) fn set_kernel(&self, vm: &VmId, kernel: Kernel) {
         self.change(vm, |vm| vm.kernel = kernel);
     }

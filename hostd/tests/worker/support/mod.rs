@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use host_api::{AttachNic, CreateNic, MoveNic};
 use hostd::agent_link::{AgentHandle, AgentState};
-use hostd::board::{Board, LiveNic};
+use hostd::board::{Board, BoardEvent, Happening, LiveNic};
 use hostd::config::PatienceConfig;
 use hostd::daemon::{Backend, Daemon, Others};
 use hostd::service::{Answer, Ask, Caller, Service, ServiceError};
@@ -28,7 +28,7 @@ use port::{PortProvider, TapLifetime};
 use tempfile::TempDir;
 
 use guest::Guest;
-use hypervisor::ScriptedHypervisor;
+use hypervisor::{Events, ScriptedHypervisor};
 use ports::{ScriptedJournal, ScriptedPorts};
 use stage::Stage;
 
@@ -135,6 +135,36 @@ impl World {
     pub(crate) fn start_agent(&mut self, name: &str) {
         let guest = Guest::start(vm(name), &self.channel(name), self.hypervisor.clone());
         self.guests.insert(vm(name), guest);
+    }
+
+    /// Undefines a VM: its guest ends with it.
+    pub(crate) fn end_vm(&mut self, name: &str) {
+        drop(self.guests.remove(&vm(name)));
+        self.hypervisor.remove_vm(&vm(name), Events::Sent);
+    }
+
+    /// Defines and starts a VM with an agent in it.
+    pub(crate) fn begin_vm(&mut self, name: &str) {
+        let channel = self.channel(name);
+        self.hypervisor
+            .add_vm(&vm(name), 4, HotplugMode::Acpi, channel);
+        self.start_agent(name);
+        self.hypervisor.tell_of_the_list();
+    }
+
+    /// Waits until hostd has let go of a VM.
+    pub(crate) async fn until_gone(&self, name: &str) {
+        let mut events = self.service().board.subscribe(Some(0));
+        let is_the_end = |event: &BoardEvent| {
+            matches!(event.what, Happening::VmGone) && event.vm == Some(vm(name))
+        };
+        if events.past.iter().any(is_the_end) {
+            return;
+        }
+        within("the end of a VM", async {
+            while !is_the_end(&events.future.recv().await.unwrap()) {}
+        })
+        .await;
     }
 
     pub(crate) fn guest(&self, name: &str) -> &Guest {
@@ -292,7 +322,7 @@ impl World {
         assert_eq!(self.stage.breaches(), Vec::<String>::new());
     }
 
-    async fn until_known(&self, names: &[&str]) {
+    pub(crate) async fn until_known(&self, names: &[&str]) {
         let mut events = self.service().board.subscribe(Some(0)).future;
         let known = || -> BTreeSet<_> {
             let store = &self.service().store;
@@ -329,6 +359,32 @@ fn daemon(
         others: Others::MineExcept(BTreeSet::new()),
     };
     Daemon::over(vec![backend], tools)
+}
+
+/// Two hypervisors under one hostd, with VM `one` and VM `two`.
+pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
+    let board = Arc::new(Board::default());
+    let journal = Arc::new(ScriptedJournal::new(Arc::default()));
+    let store = Store::open(site(), journal, board.clone()).unwrap();
+    let hypervisors = ["one", "two"].map(|name| {
+        let hypervisor = ScriptedHypervisor::new(Arc::default());
+        hypervisor.add_vm(&vm(name), 4, HotplugMode::Acpi, PathBuf::from("/nowhere"));
+        Arc::new(hypervisor)
+    });
+    let backend = |at: usize, others| Backend {
+        hypervisor: hypervisors[at].clone(),
+        tap_lifetime: TapLifetime::Descriptors,
+        others,
+    };
+    let not_one = Others::MineExcept(BTreeSet::from([vm("one")]));
+    let backends = vec![backend(0, Others::NotMine), backend(1, not_one)];
+    let tools = Tools {
+        store: Arc::new(store),
+        board,
+        ports: Arc::default(),
+        patience: PATIENCE,
+    };
+    (Daemon::over(backends, tools), hypervisors)
 }
 
 fn site() -> Site {

@@ -1,0 +1,202 @@
+//! The keeper of one hypervisor: a worker for each of its VMs for as long as there is something to
+//! do in it, and whoever rings its bell.
+//!
+//! ```text
+//!            listed                    not listed any more
+//!   new ──► worker runs ─────────────► worker cleans up, if a record reserves a place in the VM
+//!               ▲                        │   │ the last place is free
+//!               └──── listed again ──────┘   ▼
+//!                                      ledger: unknown from now on ──► worker, agent line: end
+//!                                            ──► registry: out ──► event: gone
+//! ```
+//!
+//! The ledger comes first, in one step with the look whether anything is reserved: after it nobody
+//! is admitted, so no NIC can come to a VM whose worker is about to end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypervisor::{EventKind, HypervisorEvent};
+use nic_lifecycle::{NicRecord, Retirement};
+use nic_model::VmId;
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+use crate::agent_link::AgentHandle;
+use crate::board::Happening;
+use crate::daemon::{Backend, Others, VmHandle, VmRegistry};
+use crate::worker::{Nudge, Tools, VmWorker, WorkerStart};
+
+/// How often the list of VMs is read although no event said that it changed.
+const LIST_AGAIN: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(crate) struct Keeper {
+    backend: Backend,
+    vms: Arc<VmRegistry>,
+    tools: Tools,
+    /// VMs whose workers this keeper has started: no other keeper's VM is ever dropped by it.
+    own: BTreeMap<VmId, Kept>,
+}
+
+struct Kept {
+    listing: Listing,
+    worker: JoinHandle<()>,
+}
+
+/// Whether the hypervisor knew a VM when it was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    Listed,
+    Unlisted,
+}
+
+impl Keeper {
+    pub(crate) fn new(backend: Backend, vms: Arc<VmRegistry>, tools: Tools) -> Self {
+        Self {
+            backend,
+            vms,
+            tools,
+            own: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps until the task is aborted, or the hypervisor has ended.
+    pub(crate) async fn run(mut self) {
+        let mut events = self.backend.hypervisor.events();
+        let mut vacated = self.tools.store.vacated();
+        let mut list_again = tokio::time::interval(LIST_AGAIN);
+        loop {
+            let waits_for_room = !self.unlisted().is_empty();
+            tokio::select! {
+                _ = list_again.tick() => self.list().await,
+                event = events.recv() => match event {
+                    Ok(event) => self.dispatch(&event).await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.list().await;
+                        self.vms.all_may_have_changed();
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                _ = vacated.changed(), if waits_for_room => self.drop_unlisted().await,
+            }
+        }
+    }
+
+    async fn dispatch(&mut self, event: &HypervisorEvent) {
+        tracing::debug!(vm = ?event.vm, kind = ?event.kind, "hypervisor event");
+        if matches!(event.kind, EventKind::VmsChanged | EventKind::Connection) {
+            self.list().await;
+        }
+        match &event.vm {
+            Some(vm) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
+            None => self.vms.all_may_have_changed(),
+        }
+    }
+
+    /// Starts workers for VMs that are new, and drops those that are no more. When nobody can say
+    /// which VMs there are, all stay.
+    async fn list(&mut self) {
+        let found = match self.backend.hypervisor.vms().await {
+            Ok(found) => found,
+            Err(error) => {
+                return tracing::warn!(error = &error as &dyn std::error::Error, "VMs not listed");
+            }
+        };
+        for kept in self.own.values_mut() {
+            kept.listing = Listing::Unlisted;
+        }
+        for vm in found {
+            self.keep(vm, Listing::Listed);
+        }
+        for vm in self.homes_of_nics() {
+            self.keep(vm, Listing::Unlisted);
+        }
+        self.drop_unlisted().await;
+    }
+
+    /// VMs that records name and no other hypervisor sees to: one that is not listed needs a
+    /// worker too, or its NICs are never cleaned up.
+    fn homes_of_nics(&self) -> Vec<VmId> {
+        let Others::MineExcept(others) = &self.backend.others else {
+            return Vec::new();
+        };
+        self.tools.store.read(|ledger| {
+            let places = ledger.nics().flat_map(NicRecord::reserved);
+            places
+                .map(|place| place.vm.clone())
+                .filter(|vm| !others.contains(vm))
+                .collect()
+        })
+    }
+
+    fn keep(&mut self, vm: VmId, listing: Listing) {
+        if let Some(kept) = self.own.get_mut(&vm) {
+            if listing == Listing::Listed {
+                kept.listing = listing;
+            }
+        } else if let Some(worker) = self.vms.add(&vm, || self.start_worker(&vm)) {
+            let found = Happening::VmChanged("found".to_owned());
+            self.tools.board.vm_event(&vm, found);
+            self.own.insert(vm, Kept { listing, worker });
+        }
+    }
+
+    fn start_worker(&self, vm: &VmId) -> (VmHandle, JoinHandle<()>) {
+        let agent = AgentHandle::spawn(vm.clone());
+        let nudge = Arc::new(Nudge::default());
+        let registry = Arc::downgrade(&self.vms);
+        let worker = VmWorker::new(WorkerStart {
+            vm: vm.clone(),
+            hypervisor: self.backend.hypervisor.clone(),
+            tap_lifetime: self.backend.tap_lifetime,
+            tools: self.tools.clone(),
+            agent: agent.clone(),
+            nudge: nudge.clone(),
+            wake_others: Arc::new(move |other| {
+                if let Some(registry) = registry.upgrade() {
+                    registry.nudge(other);
+                }
+            }),
+        });
+        let worker = tokio::spawn(worker.run());
+        let handle = VmHandle {
+            agent,
+            nudge,
+            worker: worker.abort_handle(),
+        };
+        (handle, worker)
+    }
+
+    fn unlisted(&self) -> Vec<VmId> {
+        let unlisted = self
+            .own
+            .iter()
+            .filter(|(_, kept)| kept.listing == Listing::Unlisted);
+        unlisted.map(|(vm, _)| vm.clone()).collect()
+    }
+
+    async fn drop_unlisted(&mut self) {
+        for vm in self.unlisted() {
+            let retirement = self.tools.store.observe(|ledger| ledger.retire(&vm));
+            if retirement == Retirement::Begun {
+                self.forget(&vm).await;
+            }
+        }
+    }
+
+    /// Ends what there is of a VM that the ledger has retired. The agent's line ends with the last
+    /// handle of it: the worker has one, the registry the other.
+    async fn forget(&mut self, vm: &VmId) {
+        if let Some(kept) = self.own.remove(vm) {
+            kept.worker.abort();
+            // Over as soon as the worker waits for anything, as it does all the time.
+            let _aborted = kept.worker.await;
+        }
+        self.tools.store.observe(|ledger| ledger.vm_gone(vm));
+        self.vms.remove(vm);
+        tracing::info!(%vm, "not listed any more: dropped");
+        self.tools.board.vm_event(vm, Happening::VmGone);
+    }
+}
