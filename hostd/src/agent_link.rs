@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock::unix_ms;
+use crate::supervisor::{Course, Supervisor};
 
 /// Versions of the agent protocol that hostd speaks.
 const VERSIONS: VersionRange = VersionRange {
@@ -116,9 +117,10 @@ pub struct AgentHandle {
 impl AgentHandle {
     /// Starts the task; it ends when every handle is dropped.
     #[must_use]
-    pub fn spawn(vm: VmId) -> Self {
+    pub fn spawn(vm: VmId, supervisor: &Supervisor) -> Self {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (view_out, view) = watch::channel(AgentView::default());
+        let name = format!("the agent's line of VM {vm}");
         let link = AgentLink {
             vm,
             commands: receiver,
@@ -127,7 +129,7 @@ impl AgentHandle {
             origin: Instant::now(),
             path: None,
         };
-        tokio::spawn(link.run());
+        supervisor.spawn(name, Course::UntilDone, link.run());
         Self { commands, view }
     }
 

@@ -23,6 +23,7 @@ use crate::janitor;
 use crate::keeper::Keeper;
 use crate::service::Service;
 use crate::store::{OpenStoreError, Store};
+use crate::supervisor::{Course, Supervisor, TaskEnded};
 use crate::worker::{Nudge, Tools};
 
 /// A hypervisor and what it implies for ports.
@@ -93,6 +94,7 @@ pub enum StartError {
 pub struct Daemon {
     /// What it does for clients.
     pub service: Arc<Service>,
+    supervisor: Supervisor,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -118,16 +120,26 @@ impl Daemon {
     #[must_use]
     pub fn over(backends: Vec<Backend>, tools: Tools) -> Self {
         let vms = Arc::new(VmRegistry::default());
-        let mut tasks = vec![tokio::spawn(janitor::run(tools.clone()))];
+        let supervisor = Supervisor::default();
+        let endless = Course::Endless;
+        let janitor = janitor::run(tools.clone());
+        let mut tasks = vec![supervisor.spawn("the janitor".to_owned(), endless, janitor)];
         for backend in backends {
-            let keeper = Keeper::new(backend, vms.clone(), tools.clone());
-            tasks.push(tokio::spawn(keeper.run()));
+            let keeper = Keeper::new(backend, vms.clone(), tools.clone(), supervisor.clone());
+            let name = "the keeper of a hypervisor".to_owned();
+            tasks.push(supervisor.spawn(name, endless, keeper.run()));
         }
         let Tools { store, board, .. } = tools;
         Self {
             service: Arc::new(Service { store, board, vms }),
+            supervisor,
             tasks,
         }
+    }
+
+    /// Waits until a task is no more that hostd does not go on without.
+    pub async fn failed(&self) -> TaskEnded {
+        self.supervisor.first_end().await
     }
 
     /// Ends every task. Nothing is lost: the next start continues from the journal and the world.

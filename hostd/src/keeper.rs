@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use crate::agent_link::AgentHandle;
 use crate::board::Happening;
 use crate::daemon::{Backend, Others, VmHandle, VmRegistry};
+use crate::supervisor::{Course, Supervisor};
 use crate::worker::{Nudge, Tools, VmWorker, WorkerStart};
 
 /// How often the list of VMs is read although no event said that it changed.
@@ -36,6 +37,7 @@ pub(crate) struct Keeper {
     backend: Backend,
     vms: Arc<VmRegistry>,
     tools: Tools,
+    supervisor: Supervisor,
     /// VMs whose workers this keeper has started: no other keeper's VM is ever dropped by it.
     own: BTreeMap<VmId, Kept>,
 }
@@ -53,11 +55,17 @@ enum Listing {
 }
 
 impl Keeper {
-    pub(crate) fn new(backend: Backend, vms: Arc<VmRegistry>, tools: Tools) -> Self {
+    pub(crate) fn new(
+        backend: Backend,
+        vms: Arc<VmRegistry>,
+        tools: Tools,
+        supervisor: Supervisor,
+    ) -> Self {
         Self {
             backend,
             vms,
             tools,
+            supervisor,
             own: BTreeMap::new(),
         }
     }
@@ -144,7 +152,7 @@ impl Keeper {
     }
 
     fn start_worker(&self, vm: &VmId) -> (VmHandle, JoinHandle<()>) {
-        let agent = AgentHandle::spawn(vm.clone());
+        let agent = AgentHandle::spawn(vm.clone(), &self.supervisor);
         let nudge = Arc::new(Nudge::default());
         let registry = Arc::downgrade(&self.vms);
         let worker = VmWorker::new(WorkerStart {
@@ -160,7 +168,8 @@ impl Keeper {
                 }
             }),
         });
-        let worker = tokio::spawn(worker.run());
+        let name = format!("the worker of VM {vm}");
+        let worker = self.supervisor.spawn(name, Course::Endless, worker.run());
         let handle = VmHandle {
             agent,
             nudge,

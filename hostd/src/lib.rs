@@ -20,6 +20,7 @@ pub mod failpoint;
 pub mod http;
 pub mod service;
 pub mod store;
+pub mod supervisor;
 pub mod worker;
 
 mod clock;

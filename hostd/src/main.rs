@@ -69,7 +69,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Serves until a signal comes. There is nothing to save: every promise is in the journal.
+/// Serves until a signal comes, or a part of hostd is no more. There is nothing to save: every promise is in the journal.
 async fn serve(config: &Config) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
@@ -79,6 +79,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         served = hostd::http::serve(config, daemon.service.clone()) => {
             served.context("failed to serve the API")?;
         }
+        ended = daemon.failed() => return Err(ended).context("hostd is not whole any more"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -8,5 +8,6 @@ mod detach;
 mod hostile_agent;
 mod promises;
 mod restart;
+mod supervision;
 mod support;
 mod vms;

@@ -264,6 +264,7 @@ fn trouble(fault: Fault) -> Trouble {
         Fault::TimedOut(_) | Fault::Hangs => Trouble::TimedOut {
             waited_ms: u64::try_from(CALL_DEADLINE.as_millis()).unwrap(),
         },
+        Fault::Panics => panic!("for a test"),
         Fault::Disconnected(_) => Trouble::Connection("gone, for a test".into()),
     }
 }
@@ -271,6 +272,7 @@ fn trouble(fault: Fault) -> Trouble {
 #[async_trait]
 impl Hypervisor for ScriptedHypervisor {
     async fn vms(&self) -> Result<Vec<VmId>, ListError> {
+        assert_ne!(self.stage.fault(Call::List, None), Some(Fault::Panics));
         Ok(self.lock().keys().cloned().collect())
     }
 

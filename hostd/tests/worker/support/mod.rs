@@ -21,6 +21,7 @@ use hostd::config::PatienceConfig;
 use hostd::daemon::{Backend, Daemon, Others};
 use hostd::service::{Answer, Ask, Caller, Service, ServiceError};
 use hostd::store::Store;
+use hostd::supervisor::TaskEnded;
 use hostd::worker::Tools;
 use nic_lifecycle::{HostQuota, Network, NicRecord, NicState, Site, VmClass};
 use nic_model::{HotplugMode, Mtu, NetworkName, NicId, RateLimits, Target, VmId};
@@ -177,6 +178,11 @@ impl World {
 
     pub(crate) fn service(&self) -> &Arc<Service> {
         &self.daemon.service
+    }
+
+    /// Why hostd has to end.
+    pub(crate) async fn failed(&self) -> TaskEnded {
+        within("the end of a task", self.daemon.failed()).await
     }
 
     pub(crate) fn record(&self, nic: &NicId) -> NicRecord {

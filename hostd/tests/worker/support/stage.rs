@@ -14,6 +14,7 @@ pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// What hostd calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
+    List,
     Inspect,
     Plug,
     Unplug,
@@ -32,6 +33,8 @@ pub(crate) enum Fault {
     Disconnected(Effect),
     /// No answer until the call's own deadline.
     Hangs,
+    /// A bug.
+    Panics,
 }
 
 /// Whether a call that failed did its work all the same.
