@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use host_api::{
     AddressingMode, AddressingRequest, AttachNic, Client, CreateNic, EventQuery, MoveNic, Wait,
@@ -15,7 +15,7 @@ use nic_model::{
 use crate::failure::Failure;
 use crate::mutate::Patience;
 use crate::output::{Format, Output};
-use crate::value::{bit_rate, packet_rate, random_token, route};
+use crate::value::{address, bit_rate, packet_rate, random_token, route};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -24,7 +24,20 @@ const EXIT_CODES: &str = "Exit codes:
   3  refused: a limit or a conflict
   4  no such NIC, VM or target
   5  blocked, or not done in time
-  6  hostd cannot be reached";
+  6  hostd cannot be reached
+  130  interrupted; hostd goes on with what it has been asked";
+
+const CREATE_EXAMPLES: &str = "Examples:
+  nicctl nic create --network blue
+  nicctl nic create --network blue --address 10.77.0.9/24 --bandwidth-in 100M
+  nicctl nic create --network blue --dhcp --attach web-1 --target netns:shop";
+
+const PLACE_EXAMPLES: &str = "Examples of targets:
+  netns:shop            the namespace /run/netns/shop of the guest
+  pid:4242              the namespace of a process of the guest
+  pid:4242@4026532293   the same, unless the pid has been given to another process";
+
+const GLOBAL: &str = "Global options";
 
 /// Hot-plugs NICs into VMs and into containers inside them, through hostd.
 #[derive(Debug, Parser)]
@@ -44,23 +57,30 @@ pub(crate) struct Global {
         global = true,
         env = "NICFERRY_SOCKET",
         value_name = "PATH",
+        value_hint = ValueHint::FilePath,
+        help_heading = GLOBAL,
         default_value = "/run/nicferry/hostd.sock"
     )]
     socket: PathBuf,
     /// Print the API's own bodies as JSON, and everything else to the standard error.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
-    /// Act for this tenant.
-    #[arg(long, global = true)]
+    /// Act for this tenant, as an operator may.
+    #[arg(long, global = true, help_heading = GLOBAL)]
     tenant: Option<TenantId>,
-    /// How long to wait for a NIC to settle, e.g. 500ms, 30s, 2m.
-    #[arg(long, global = true, value_name = "DURATION", default_value = "30s")]
+}
+
+/// How a change is sent, and how long nicctl stays with it.
+#[derive(Debug, Args)]
+pub(crate) struct Sending {
+    /// How long to wait for the NIC to settle, e.g. 500ms, 30s, 2m; at most 10m.
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
     wait: Wait,
     /// Return as soon as the request is admitted.
-    #[arg(long, global = true, conflicts_with = "wait")]
+    #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
     /// Make the request recognisable when it is sent again; random by default.
-    #[arg(long, global = true)]
+    #[arg(long)]
     token: Option<ClientToken>,
 }
 
@@ -80,10 +100,12 @@ impl Global {
             None => client,
         }
     }
+}
 
-    pub(crate) fn patience(&self) -> Patience {
+impl Sending {
+    pub(crate) fn patience(self) -> Patience {
         Patience {
-            token: self.token.clone().unwrap_or_else(random_token),
+            token: self.token.unwrap_or_else(random_token),
             wait: if self.no_wait { Wait::NONE } else { self.wait },
         }
     }
@@ -101,6 +123,8 @@ pub(crate) enum Command {
     Events(EventFilter),
     /// Show every limit and what is used of it.
     Limits,
+    /// Show whether hostd can do its work, and what is wrong if not.
+    Health,
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -111,8 +135,9 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
     /// List the VMs.
+    #[command(visible_alias = "ls")]
     List,
-    /// Show one VM.
+    /// Show one VM: its agent, its slots, its limits.
     Show {
         /// Its name.
         vm: VmId,
@@ -122,38 +147,27 @@ pub(crate) enum VmCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NicCommand {
     /// Make a NIC, and with --attach put it into a VM at once.
+    #[command(after_help = CREATE_EXAMPLES)]
     Create(Box<Create>),
     /// Put a NIC into a VM and carry it into its target there.
-    Attach {
-        /// Its id.
-        nic: NicId,
-        #[command(flatten)]
-        place: Place,
-    },
+    #[command(after_help = PLACE_EXAMPLES)]
+    Attach(Placing),
     /// Take a NIC out of its VM; it keeps id, MAC and addresses.
-    Detach {
-        /// Its id.
-        nic: NicId,
-    },
+    Detach(Removing),
     /// Move a NIC to another target, in the same VM or another.
-    Move {
-        /// Its id.
-        nic: NicId,
-        #[command(flatten)]
-        place: Place,
-    },
+    #[command(after_help = PLACE_EXAMPLES)]
+    Move(Placing),
     /// Delete a NIC that is in no VM.
-    Delete {
-        /// Its id.
-        nic: NicId,
-    },
+    #[command(visible_alias = "rm")]
+    Delete(Removing),
     /// List the NICs.
+    #[command(visible_alias = "ls")]
     List {
-        /// Only those of this VM.
+        /// Only those of this VM, on their way to it included.
         #[arg(long)]
         vm: Option<VmId>,
     },
-    /// Show one NIC.
+    /// Show one NIC: where it is, what stands in its way, how it got there.
     Show {
         /// Its id.
         nic: NicId,
@@ -165,6 +179,26 @@ pub(crate) enum NicCommand {
     },
 }
 
+/// A NIC and where it is to go.
+#[derive(Debug, Args)]
+pub(crate) struct Placing {
+    /// Its id.
+    pub(crate) nic: NicId,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) sending: Sending,
+}
+
+/// A NIC that is to go.
+#[derive(Debug, Args)]
+pub(crate) struct Removing {
+    /// Its id.
+    pub(crate) nic: NicId,
+    #[command(flatten)]
+    pub(crate) sending: Sending,
+}
+
 /// A place in a VM.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
@@ -174,7 +208,7 @@ pub(crate) struct Place {
     /// Where in it: netns:NAME, pid:NUMBER or pid:NUMBER@NETNS_INODE.
     #[arg(long)]
     target: Target,
-    /// What the link is called there.
+    /// What the link is called there; eth0 by default, and what it is called already for a move.
     #[arg(long, value_name = "LINK")]
     name: Option<LinkName>,
 }
@@ -206,12 +240,12 @@ pub(crate) struct Create {
     #[arg(long)]
     mac: Option<MacAddr>,
     /// An address with its prefix length; repeat for more. hostd allocates some by default.
-    #[arg(long = "address", value_name = "CIDR")]
+    #[arg(long = "address", value_name = "CIDR", value_parser = address)]
     addresses: Vec<IpNet>,
-    /// Get the IPv4 address by DHCP.
+    /// Get the IPv4 address by DHCP; --address then adds others.
     #[arg(long)]
     dhcp: bool,
-    /// Largest packet in bytes.
+    /// Largest packet in bytes; the network's own by default.
     #[arg(long, value_parser = crate::value::mtu)]
     mtu: Option<Mtu>,
     /// A route: DESTINATION, then ,via=GATEWAY and ,metric=NUMBER as needed; repeat for more.
@@ -219,7 +253,7 @@ pub(crate) struct Create {
     routes: Vec<Route>,
     #[command(flatten)]
     rates: Rates,
-    /// Queues of the device.
+    /// Queues of the device; 1 by default.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     queues: Option<u16>,
     /// Put it into this VM at once.
@@ -228,9 +262,11 @@ pub(crate) struct Create {
     /// Where in it: netns:NAME, pid:NUMBER or pid:NUMBER@NETNS_INODE.
     #[arg(long, requires = "attach")]
     target: Option<Target>,
-    /// What the link is called there.
+    /// What the link is called there; eth0 by default.
     #[arg(long, value_name = "LINK", requires = "attach")]
     name: Option<LinkName>,
+    #[command(flatten)]
+    sending: Sending,
 }
 
 #[derive(Debug, Args)]
@@ -266,13 +302,14 @@ impl Rates {
 }
 
 impl Create {
-    pub(crate) fn request(self) -> CreateNic {
+    /// What is asked for, and how.
+    pub(crate) fn request(self) -> (CreateNic, Patience) {
         let attach = self.attach.zip(self.target).map(|(vm, target)| AttachNic {
             vm,
             target,
             link_name: self.name,
         });
-        CreateNic {
+        let request = CreateNic {
             // Whose it is goes by --tenant, like everything else.
             tenant: None,
             network: self.network,
@@ -283,7 +320,8 @@ impl Create {
             limits: self.rates.limits(),
             queues: self.queues,
             attach,
-        }
+        };
+        (request, self.sending.patience())
     }
 }
 
@@ -348,7 +386,7 @@ mod tests {
             panic!("another command");
         };
 
-        let body = serde_json::to_value(create.request()).unwrap();
+        let body = serde_json::to_value(create.request().0).unwrap();
 
         let expected = serde_json::json!({
             "network": "blue", "mac": "5a:00:00:00:00:01",
@@ -377,6 +415,8 @@ mod tests {
             "nicctl nic show eth0",
             "nicctl nic detach nic-abc0123xyz --wait 5s --no-wait",
             "nicctl nic detach nic-abc0123xyz --wait 1h",
+            "nicctl nic list --wait 5s",
+            "nicctl nic create --network blue --address 10.0.0.5",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

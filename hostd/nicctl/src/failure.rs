@@ -15,6 +15,19 @@ pub(crate) enum Failure {
     /// The call came to nothing.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// What was asked may have happened, and nobody told.
+    #[error("what became of the request is not known")]
+    Unheard {
+        #[source]
+        cause: ClientError,
+        way_on: String,
+    },
+    /// Somebody did not want to wait for the end.
+    #[error("interrupted; hostd goes on with what it has been asked")]
+    Interrupted(String),
+    /// hostd says so itself.
+    #[error("hostd cannot do all of its work")]
+    Degraded,
     /// The NIC was still on its way when the time was over.
     #[error("{} is still {} after {wait}", nic.id, nic.state)]
     NotSettled { nic: Box<Nic>, wait: Wait },
@@ -40,7 +53,9 @@ impl Failure {
     /// See the help text.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(error) => client_exit_code(error),
+            Self::Client(error) | Self::Unheard { cause: error, .. } => client_exit_code(error),
+            // As a shell reports a program that was ended by SIGINT.
+            Self::Interrupted(_) => 130,
             Self::NotSettled { .. } => 5,
             Self::Missed { nic } => nic
                 .last_error
@@ -48,7 +63,7 @@ impl Failure {
                 .map_or(1, |problem| problem_exit_code(problem.code)),
             // Whoever closes the pipe has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Output(_) | Self::Runtime(_) => 1,
+            Self::Output(_) | Self::Runtime(_) | Self::Degraded => 1,
         }
     }
 
@@ -82,19 +97,37 @@ impl Failure {
     fn details(&self) -> Vec<String> {
         match self {
             Self::Client(ClientError::Problem { problem, .. }) => problem_details(problem),
-            Self::Client(ClientError::NotReachable { .. }) => {
-                vec!["hint: is hostd running? --socket or NICFERRY_SOCKET names its socket".into()]
+            Self::Client(ClientError::NotReachable { source, .. }) => {
+                vec![format!("hint: {}", reach_hint(source))]
             }
-            Self::NotSettled { nic, .. } => vec![view::condition(nic)],
+            Self::Unheard { way_on, .. } | Self::Interrupted(way_on) => {
+                vec![format!("hint: {way_on}")]
+            }
+            Self::NotSettled { nic, .. } => vec![
+                view::condition(nic),
+                format!(
+                    "hint: hostd goes on; `nicctl nic watch {}` shows how",
+                    nic.id
+                ),
+            ],
             Self::Missed { nic } => nic.last_error.as_ref().map_or(vec![], problem_details),
             Self::Client(
                 ClientError::Interrupted(_)
                 | ClientError::TimedOut { .. }
                 | ClientError::Protocol { .. },
             )
+            | Self::Degraded
             | Self::Output(_)
             | Self::Runtime(_) => vec![],
         }
+    }
+}
+
+fn reach_hint(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        "the mode of the socket says who may use it: try sudo, or see socket_mode of hostd"
+    } else {
+        "is hostd running? --socket or NICFERRY_SOCKET names its socket"
     }
 }
 
@@ -214,6 +247,14 @@ mod tests {
                 "hint: or ask for a larger class",
             ]
         );
+    }
+
+    #[test]
+    fn who_may_not_use_the_socket_is_not_asked_whether_hostd_runs() {
+        let hint = |kind: io::ErrorKind| reach_hint(&kind.into());
+
+        assert!(hint(io::ErrorKind::PermissionDenied).contains("sudo"));
+        assert!(hint(io::ErrorKind::NotFound).contains("is hostd running?"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod mutate;
 mod output;
 mod progress;
 mod query;
+mod resume;
 mod table;
 mod value;
 mod view;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Arguments, Command, NicCommand, VmCommand};
+use cli::{Arguments, Command, NicCommand, Placing, Removing, VmCommand};
 use failure::Failure;
 use mutate::Change;
 use output::Output;
@@ -52,29 +53,38 @@ fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
 async fn dispatch(arguments: Arguments, output: &Output) -> Result<(), Failure> {
     let Arguments { global, command } = arguments;
     let client = global.client();
-    let change = match command {
+    let nic = match command {
         Command::Vm(VmCommand::List) => return query::list_vms(&client, output).await,
         Command::Vm(VmCommand::Show { vm }) => return query::show_vm(&client, &vm, output).await,
-        Command::Nic(NicCommand::List { vm }) => {
-            return query::list_nics(&client, vm.as_ref(), output).await;
-        }
-        Command::Nic(NicCommand::Show { nic }) => {
-            return query::show_nic(&client, &nic, output).await;
-        }
-        Command::Nic(NicCommand::Watch { nic }) => {
-            return query::watch_nic(&client, nic, output).await;
-        }
         Command::Events(filter) => {
             let after = filter.after;
             return query::follow_events(&client, &filter.query(), after, output).await;
         }
         Command::Limits => return query::show_limits(&client, output).await,
+        Command::Health => return query::show_health(&client, output).await,
         Command::Completion { shell } => return cli::print_completion(shell, output),
-        Command::Nic(NicCommand::Create(create)) => Change::Create(create.request()),
-        Command::Nic(NicCommand::Attach { nic, place }) => Change::Attach(nic, place.attach()),
-        Command::Nic(NicCommand::Move { nic, place }) => Change::Move(nic, place.relocate()),
-        Command::Nic(NicCommand::Detach { nic }) => Change::Detach(nic),
-        Command::Nic(NicCommand::Delete { nic }) => Change::Delete(nic),
+        Command::Nic(nic) => nic,
     };
-    mutate::run(&client, &change, &global.patience(), output).await
+    let (change, patience) = match nic {
+        NicCommand::List { vm } => return query::list_nics(&client, vm.as_ref(), output).await,
+        NicCommand::Show { nic } => return query::show_nic(&client, &nic, output).await,
+        NicCommand::Watch { nic } => return query::watch_nic(&client, nic, output).await,
+        NicCommand::Create(create) => {
+            let (request, patience) = create.request();
+            (Change::Create(request), patience)
+        }
+        NicCommand::Attach(Placing {
+            nic,
+            place,
+            sending,
+        }) => (Change::Attach(nic, place.attach()), sending.patience()),
+        NicCommand::Move(Placing {
+            nic,
+            place,
+            sending,
+        }) => (Change::Move(nic, place.relocate()), sending.patience()),
+        NicCommand::Detach(Removing { nic, sending }) => (Change::Detach(nic), sending.patience()),
+        NicCommand::Delete(Removing { nic, sending }) => (Change::Delete(nic), sending.patience()),
+    };
+    mutate::run(&client, &change, &patience, output).await
 }

@@ -9,15 +9,18 @@
 //! The id of a NIC that is only being made is not known before the first answer, so a create is
 //! sent without a wait first and then again with it: the token makes both one request.
 
+use std::cell::OnceCell;
 use std::future::Future;
 
 use host_api::client::{Answer, ClientError, EventStream, Mutation, Progress};
 use host_api::{AttachNic, Client, CreateNic, EventQuery, MoveNic, Nic, NicState, Wait};
 use nic_model::{ClientToken, NicId, Target, VmId};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Steps;
+use crate::resume;
 use crate::view;
 
 /// One change to one NIC.
@@ -37,7 +40,7 @@ pub(crate) struct Patience {
     pub(crate) wait: Wait,
 }
 
-/// Makes `change` and shows how it goes.
+/// Makes `change` and shows how it goes. Whoever loses patience is told that hostd goes on.
 pub(crate) async fn run(
     client: &Client,
     change: &Change,
@@ -45,22 +48,65 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     let mut steps = Steps::new(output);
-    let answer = if patience.wait == Wait::NONE {
-        change.send(client, patience, Wait::NONE).await?
-    } else {
-        follow(client, change, patience, &mut steps).await?
+    let known = OnceCell::new();
+    if let Some(nic) = change.nic() {
+        drop(known.set(nic.clone()));
+    }
+    let answer = tokio::select! {
+        answer = answered(client, change, patience, &known, &mut steps) => answer,
+        () = interrupted() => return Err(Failure::Interrupted(way_on(known.get(), patience))),
     };
+    let answer = answer.map_err(|failure| unheard(failure, known.get(), patience))?;
     steps.finish(&answer.nic)?;
     output.body(&answer.nic, |nic| change.outcome(nic, answer.progress))?;
     change.verdict(answer, patience.wait)
 }
 
-async fn follow(
+fn unheard(failure: Failure, nic: Option<&NicId>, patience: &Patience) -> Failure {
+    if let Failure::Client(cause) = failure {
+        return if cause.may_have_happened() {
+            let way_on = way_on(nic, patience);
+            Failure::Unheard { cause, way_on }
+        } else {
+            Failure::Client(cause)
+        };
+    }
+    failure
+}
+
+/// How to learn what became of a change that nobody has told the end of.
+fn way_on(nic: Option<&NicId>, patience: &Patience) -> String {
+    match nic {
+        Some(nic) => format!("`nicctl nic watch {nic}` shows how it goes on"),
+        None => format!("the same command with --token {} finds it", patience.token),
+    }
+}
+
+/// Ends when somebody wants nicctl to end.
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The answer to `change`. `known` gets the id of the NIC as soon as there is one.
+async fn answered(
     client: &Client,
     change: &Change,
     patience: &Patience,
+    known: &OnceCell<NicId>,
     steps: &mut Steps<'_>,
 ) -> Result<Answer, Failure> {
+    if patience.wait == Wait::NONE {
+        return Ok(change.send(client, patience, Wait::NONE).await?);
+    }
     let query = EventQuery {
         nic: change.nic().cloned(),
         vm: None,
@@ -73,7 +119,7 @@ async fn follow(
             if admitted.progress == Progress::Settled {
                 return Ok(admitted);
             }
-            admitted.nic.id
+            known.get_or_init(|| admitted.nic.id).clone()
         }
     };
     let answer = change.send(client, patience, patience.wait);
@@ -124,7 +170,8 @@ impl Change {
         }
     }
 
-    /// Sends the change, and once more when the connection breaks: the token makes both one.
+    /// Sends the change, and once more when the connection breaks, as soon as somebody listens
+    /// again: the token makes both one.
     async fn send(
         &self,
         client: &Client,
@@ -136,9 +183,16 @@ impl Change {
             wait: Some(wait),
         };
         match self.send_once(client, &mutation).await {
-            Err(ClientError::Interrupted(_)) => self.send_once(client, &mutation).await,
-            verdict => verdict,
+            Err(ClientError::Interrupted(_)) => {}
+            verdict => return verdict,
         }
+        for pause in resume::pauses() {
+            match self.send_once(client, &mutation).await {
+                Err(ClientError::NotReachable { .. }) => tokio::time::sleep(pause).await,
+                verdict => return verdict,
+            }
+        }
+        self.send_once(client, &mutation).await
     }
 
     async fn send_once(&self, client: &Client, mutation: &Mutation) -> Result<Answer, ClientError> {

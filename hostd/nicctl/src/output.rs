@@ -2,8 +2,12 @@
 //! terminal on the way; a reader that has gone is an end, never a panic.
 
 use std::io::{self, Write};
+use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 /// For whom the output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,31 @@ impl Output {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes)?;
         stdout.flush()
+    }
+
+    /// Ends when nobody will read what is printed any more, so that `nicctl events | head` ends with
+    /// `head` and not at the next event. With a file it never ends.
+    pub(crate) async fn reader_gone(&self) {
+        let (sender, gone) = oneshot::channel();
+        // A thread of its own: the runtime's would have to end before the program can.
+        drop(thread::Builder::new().spawn(move || {
+            let stdout = io::stdout();
+            // Nothing is asked for, so only what is always told ends it: POLLERR and POLLHUP.
+            let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+            let told = loop {
+                match poll(&mut watched, None) {
+                    Err(Errno::INTR) => {}
+                    told => break told,
+                }
+            };
+            if told.is_ok() {
+                let _nobody_waits = sender.send(());
+            }
+        }));
+        // A thread that cannot tell leaves it to the next line, which will find nobody to read it.
+        if gone.await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// A line about what went wrong. When even that has no reader, the exit code has to do.

@@ -1,19 +1,13 @@
 //! Commands that only look.
 
-use std::time::Duration;
-
 use host_api::client::{ClientError, EventStream};
-use host_api::{Client, Event, EventKind, EventQuery};
+use host_api::{Client, Event, EventKind, EventQuery, HealthStatus};
 use nic_model::{NicId, VmId};
 
 use crate::failure::Failure;
 use crate::output::{Format, Output};
+use crate::resume;
 use crate::view;
-
-/// How often a broken stream is taken up again before giving up, and the first pause; each pause
-/// is twice the one before: 6 s in all, enough for a restart of hostd.
-const RESUME_ATTEMPTS: u32 = 6;
-const RESUME_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list_vms(client: &Client, output: &Output) -> Result<(), Failure> {
     let vms = client.vms().await?;
@@ -46,6 +40,16 @@ pub(crate) async fn show_nic(client: &Client, nic: &NicId, output: &Output) -> R
 pub(crate) async fn show_limits(client: &Client, output: &Output) -> Result<(), Failure> {
     let limits = client.limits().await?;
     Ok(output.body(&limits, |limits| view::limits(&limits.limits))?)
+}
+
+/// A hostd that cannot do all of its work is a failure here, so that a script can ask.
+pub(crate) async fn show_health(client: &Client, output: &Output) -> Result<(), Failure> {
+    let health = client.health().await?;
+    output.body(&health, view::health)?;
+    match health.status {
+        HealthStatus::Ok => Ok(()),
+        HealthStatus::Degraded => Err(Failure::Degraded),
+    }
 }
 
 /// Shows the NIC, then its events. The subscription comes first, so that nothing falls between.
@@ -84,8 +88,13 @@ async fn follow(
     output: &Output,
     is_last: impl Fn(&Event) -> bool,
 ) -> Result<(), Failure> {
+    let mut reader_gone = std::pin::pin!(output.reader_gone());
     loop {
-        match events.next().await {
+        let next = tokio::select! {
+            next = events.next() => next,
+            () = &mut reader_gone => return Ok(()),
+        };
+        match next {
             Some(Ok(event)) => {
                 seen = Some(event.id);
                 output.body(&event, view::event)?;
@@ -104,10 +113,8 @@ async fn resume(
     query: &EventQuery,
     seen: Option<u64>,
 ) -> Result<EventStream, ClientError> {
-    let mut pause = RESUME_PAUSE;
-    for _ in 0..RESUME_ATTEMPTS {
+    for pause in resume::pauses() {
         tokio::time::sleep(pause).await;
-        pause *= 2;
         match client.events(query, seen).await {
             Err(ClientError::NotReachable { .. } | ClientError::Interrupted(_)) => {}
             verdict => return verdict,

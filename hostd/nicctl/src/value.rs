@@ -1,30 +1,46 @@
 //! Texts of the command line that the shared nouns do not read themselves.
 
-use nic_model::{BitRate, ClientToken, Mtu, PacketRate, Route};
+use nic_model::{BitRate, ClientToken, IpNet, Mtu, PacketRate, Route};
 
 /// A rate that is not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a rate is a whole number, with k, M or G for thousands, millions or billions")]
 pub(crate) struct InvalidRate;
 
+/// An address that is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an address comes with the prefix length of its subnet, e.g. 10.0.0.5/24 or fd00::5/64")]
+pub(crate) struct InvalidAddress;
+
 /// A route that is not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a route is DESTINATION[,via=GATEWAY][,metric=NUMBER], the destination in CIDR form")]
 pub(crate) struct InvalidRoute;
 
-pub(crate) fn bit_rate(text: &str) -> Result<BitRate, InvalidRate> {
-    scaled(text).map(BitRate::from_bits_per_second)
+pub(crate) fn address(text: &str) -> Result<IpNet, InvalidAddress> {
+    text.parse().map_err(|_| InvalidAddress)
 }
 
+/// `100M`, and as tc(8) writes it: `100Mbit`, `100mbit`.
+pub(crate) fn bit_rate(text: &str) -> Result<BitRate, InvalidRate> {
+    let number = text.strip_suffix("bit").unwrap_or(text);
+    scaled(number).map(BitRate::from_bits_per_second)
+}
+
+/// `10k`, and as tc(8) writes it: `10kpps`.
 pub(crate) fn packet_rate(text: &str) -> Result<PacketRate, InvalidRate> {
-    scaled(text).map(PacketRate::from_packets_per_second)
+    let number = text.strip_suffix("pps").unwrap_or(text);
+    scaled(number).map(PacketRate::from_packets_per_second)
 }
 
 fn scaled(text: &str) -> Result<u64, InvalidRate> {
-    let scales = [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+    let scales = [('k', 1_000), ('m', 1_000_000), ('g', 1_000_000_000)];
     let (digits, scale) = scales
         .into_iter()
-        .find_map(|(suffix, scale)| Some((text.strip_suffix(suffix)?, scale)))
+        .find_map(|(suffix, scale)| {
+            let written = [suffix, suffix.to_ascii_uppercase()];
+            Some((text.strip_suffix(written)?, scale))
+        })
         .unwrap_or((text, 1));
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidRate);
@@ -79,6 +95,7 @@ mod tests {
             ("100", Ok(100)),
             ("10k", Ok(10_000)),
             ("100M", Ok(100_000_000)),
+            ("100m", Ok(100_000_000)),
             ("1G", Ok(1_000_000_000)),
             ("", Err(InvalidRate)),
             ("M", Err(InvalidRate)),
@@ -89,6 +106,15 @@ mod tests {
         for (text, rate) in cases {
             assert_eq!(scaled(text), rate, "{text:?}");
         }
+    }
+
+    #[test]
+    fn rates_are_read_as_tc_writes_them() {
+        let megabits = bit_rate("100mbit").map(BitRate::bits_per_second);
+        let packets = packet_rate("10kpps").map(PacketRate::packets_per_second);
+
+        assert_eq!((megabits, packets), (Ok(100_000_000), Ok(10_000)));
+        assert_eq!(bit_rate("100Mbyte"), Err(InvalidRate));
     }
 
     #[test]

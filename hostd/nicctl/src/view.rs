@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use host_api::{Event, Limit, Nic, NicState, Placement, StepTiming, Vm};
+use host_api::{Event, Health, HealthStatus, Limit, Nic, NicState, Placement, StepTiming, Vm};
 use nic_model::{Addressing, HotplugMode, PowerState, RateLimit, RateLimits, Route};
 
 use crate::table::{list, table};
@@ -212,6 +212,19 @@ pub(crate) fn limits(limits: &[Limit]) -> String {
     table(["OF", "LIMIT", "VALUE", "IN USE"], &rows)
 }
 
+/// hostd's state in a line, and what is wrong in a line each.
+pub(crate) fn health(health: &Health) -> String {
+    let status = match health.status {
+        HealthStatus::Ok => "ok",
+        HealthStatus::Degraded => "degraded",
+    };
+    let problems = health
+        .problems
+        .iter()
+        .map(|problem| format!("  {problem}\n"));
+    format!("hostd {} is {status}\n", health.version) + &problems.collect::<String>()
+}
+
 /// One line an event.
 pub(crate) fn event(event: &Event) -> String {
     let nic = event.nic.as_ref().map(ToString::to_string);
@@ -226,19 +239,19 @@ pub(crate) fn event(event: &Event) -> String {
         nothing if nothing == NONE => nic.state.to_string(),
         condition => format!("{}, {condition}", nic.state),
     });
-    [
-        Some(time(event.at_ms)),
-        Some(format!("{:<11}", event.kind)),
-        nic,
-        vm,
-        step,
-        body,
-        event.message.clone(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect::<Vec<_>>()
-    .join("  ")
+    // Of a NIC, the message often says what its condition says already.
+    let is_said = |message: &&String| body.as_ref().is_none_or(|body| !body.contains(*message));
+    let message = event.message.as_ref().filter(is_said).cloned();
+    let place = format!(
+        "{}  {:<11}  {:<14}  {}",
+        time(event.at_ms),
+        event.kind,
+        or_none(nic),
+        or_none(vm)
+    );
+    let rest = step.into_iter().chain(body).chain(message);
+    let whole: Vec<_> = std::iter::once(place).chain(rest).collect();
+    whole.join("  ")
 }
 
 fn placement(place: &Placement) -> String {

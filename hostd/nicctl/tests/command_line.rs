@@ -3,9 +3,11 @@
 mod daemon;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Query;
@@ -14,11 +16,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
 use axum::{Json, Router};
 use futures::stream;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
-use daemon::{Daemon, Seen, as_sent, guest_step, nic, step, step_event};
+use daemon::{Daemon, RUN_MAX, Seen, as_sent, guest_step, nic, step, step_event};
 
 const NIC: &str = "nic-abc0123xyz";
 const ATTACH: &str = "nic attach nic-abc0123xyz --vm web-1 --target netns:blue";
@@ -99,6 +103,54 @@ async fn for_programs_the_body_stands_alone_and_steps_go_to_the_other_stream() {
     let steps = stderr(&output);
     assert!(steps.contains("plug") && steps.contains("bind"), "{steps}");
     assert!(!steps.contains("other"), "{steps}");
+}
+
+/// A daemon whose attach is blocked, tells so, and is never answered.
+fn blocking() -> Daemon {
+    Daemon::start(|shared| {
+        let events = shared.clone();
+        let attach = move || async move {
+            let mut body = nic("attaching", &[]);
+            body["blocked"] =
+                json!({"reason": "the VM is paused", "since_ms": 0, "next_retry_ms": 1000});
+            let told = |id| {
+                json!({"id": id, "at_ms": 1000, "kind": "nic_changed", "nic": NIC,
+                "body": body})
+            };
+            assert_eq!(events.send(&told(1)) + events.send(&told(2)), 2);
+            assert_eq!(events.send(&step_event(3, NIC, &step("plug", 1.0))), 1);
+            pending::<Response>().await
+        };
+        shared.with_events(Router::new().route("/v1/nics/{id}/attach", post(attach)))
+    })
+}
+
+#[tokio::test]
+async fn what_blocks_a_nic_is_told_at_once_and_once_and_ctrl_c_says_that_work_goes_on() {
+    let daemon = blocking();
+    let mut command = daemon.command(ATTACH);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let blocked = lines.next_line().await.unwrap().unwrap();
+    let after = lines.next_line().await.unwrap().unwrap();
+
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::INT).unwrap();
+
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(
+        blocked,
+        "blocked: the VM is paused (since 1970-01-01T00:00:00.000Z, \
+         next try 1970-01-01T00:00:01.000Z)"
+    );
+    assert!(after.contains("plug"), "{after}");
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(
+        stderr(&output),
+        "error: interrupted; hostd goes on with what it has been asked\n  \
+         hint: `nicctl nic watch nic-abc0123xyz` shows how it goes on\n"
+    );
 }
 
 #[tokio::test]
@@ -192,7 +244,37 @@ async fn a_connection_that_breaks_again_is_given_up() {
 
     assert_eq!(output.status.code(), Some(6));
     assert_eq!(daemon.requests().len(), 2);
-    assert!(stderr(&output).starts_with("error: the connection to hostd broke: "));
+    let text = stderr(&output);
+    let start = "error: what became of the request is not known: the connection to hostd broke: ";
+    assert!(text.starts_with(start), "{text}");
+    assert!(text.contains("nicctl nic watch nic-abc0123xyz"), "{text}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_restarts_meanwhile_is_awaited() {
+    let daemon = Daemon::start(|shared| {
+        let socket = shared.socket.clone();
+        let is_restarted = Arc::new(AtomicUsize::new(0));
+        let delete_nic = move || async move {
+            if is_restarted.fetch_add(1, Ordering::Relaxed) > 0 {
+                return Json(nic("deleting", &[])).into_response();
+            }
+            let away = socket.with_extension("away");
+            std::fs::rename(&socket, &away).unwrap();
+            tokio::spawn(async move {
+                // However long a restart takes, it is longer than one attempt.
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                std::fs::rename(&away, &socket).unwrap();
+            });
+            broken()
+        };
+        shared.with_events(Router::new().route("/v1/nics/{id}", delete(delete_nic)))
+    });
+
+    let output = daemon.run(&format!("nic delete {NIC}")).await;
+
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(daemon.requests().len(), 2);
 }
 
 fn refusing(code: &'static str, status: StatusCode) -> Daemon {
@@ -271,7 +353,8 @@ async fn what_blocks_a_nic_is_told_when_the_time_is_over() {
     assert_eq!(
         stderr(&output),
         "error: nic-abc0123xyz is still attaching after 1s\n  blocked: the VM is paused \
-         (since 1970-01-01T00:00:00.000Z, next try 1970-01-01T00:00:01.000Z)\n"
+         (since 1970-01-01T00:00:00.000Z, next try 1970-01-01T00:00:01.000Z)\n  \
+         hint: hostd goes on; `nicctl nic watch nic-abc0123xyz` shows how\n"
     );
 }
 
@@ -332,6 +415,43 @@ async fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(stderr(&output), "");
 }
 
+#[tokio::test]
+async fn following_ends_with_its_reader_and_not_at_the_next_event() {
+    let daemon = Daemon::start(|shared| shared.with_events(Router::new()));
+    let mut command = daemon.command("events");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+
+    let output = timeout(RUN_MAX, child.wait_with_output());
+
+    let output = output.await.expect("it ends by itself").unwrap();
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), String::new())
+    );
+}
+
+#[tokio::test]
+async fn health_is_a_failure_when_hostd_cannot_work() {
+    let body = json!({"status": "degraded", "version": "1.2.3", "problems": ["no disk"]});
+    let sent = body.clone();
+    let daemon = Daemon::start(move |_| {
+        let answer = (StatusCode::SERVICE_UNAVAILABLE, Json(sent));
+        Router::new().route("/v1/health", get(move || async move { answer }))
+    });
+
+    let people = daemon.run("health").await;
+    let programs = daemon.run("health --json").await;
+
+    assert_eq!(stdout(&people), "hostd 1.2.3 is degraded\n  no disk\n");
+    assert_eq!(people.status.code(), Some(1));
+    assert_eq!(
+        serde_json::from_slice::<Value>(&programs.stdout).unwrap(),
+        body
+    );
+}
+
 /// A daemon whose stream of events ends after the first one and goes on where it ended.
 fn interrupted_events() -> Daemon {
     Daemon::start(|_| {
@@ -366,7 +486,7 @@ async fn watching_goes_on_where_the_stream_broke_and_ends_with_the_nic() {
         .collect::<Vec<_>>();
     assert_eq!(lines[0], "nic:         nic-abc0123xyz");
     let last = ["vm_changed", "nic_deleted"]
-        .map(|kind| format!("1970-01-01T00:00:01.000Z  {kind:<11}  {NIC}"));
+        .map(|kind| format!("1970-01-01T00:00:01.000Z  {kind:<11}  {NIC}  -"));
     assert_eq!(lines[lines.len() - 2..], last);
     let ids = stdout(&programs)
         .lines()
@@ -396,6 +516,18 @@ async fn wrong_usage_sends_nothing() {
 
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(daemon.requests(), []);
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals() {
+    let daemon = Daemon::start(|_| Router::new());
+    for words in ["--help", "nic attach --help", "nic attach eth0"] {
+        let output = daemon.run(words).await;
+
+        let text = stdout(&output) + &stderr(&output);
+        assert!(text.contains("Usage") || text.contains("--help"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
 }
 
 #[tokio::test]

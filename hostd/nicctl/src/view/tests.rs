@@ -186,6 +186,15 @@ fn an_event_tells_when_what_and_how_it_stands() {
         )),
         "1970-01-01T00:00:01.000Z  nic_changed  nic-abc0123xyz  web-1  in_use, step plug"
     );
+    let blocked = json!({"kind": "nic_changed", "body": stuck(),
+        "message": "the guest has not let go"});
+    assert_eq!(
+        event(&sample(blocked))
+            .matches("the guest has not let go")
+            .count(),
+        1,
+        "nothing is said twice"
+    );
 }
 
 #[test]

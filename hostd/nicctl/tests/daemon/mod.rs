@@ -1,6 +1,7 @@
 //! A daemon that answers as a test tells it to, in this process, on a unix socket of its own.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,10 +24,10 @@ use tokio_stream::wrappers::BroadcastStream;
 /// Events that may wait for a slow reader: more than any test sends.
 const EVENTS: usize = 64;
 /// Longest run of `nicctl` that is no hang: a hundred times what the longest takes.
-const RUN_MAX: Duration = Duration::from_secs(30);
+pub(crate) const RUN_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) struct Daemon {
-    directory: TempDir,
+    _directory: TempDir,
     task: tokio::task::JoinHandle<()>,
     shared: Shared,
 }
@@ -34,6 +35,7 @@ pub(crate) struct Daemon {
 /// What handlers and tests both see.
 #[derive(Clone)]
 pub(crate) struct Shared {
+    pub(crate) socket: PathBuf,
     requests: Arc<Mutex<Vec<Seen>>>,
     events: broadcast::Sender<String>,
 }
@@ -55,21 +57,21 @@ impl Daemon {
     /// Serves what `routes` makes, and a stream of events where it makes none.
     pub(crate) fn start(routes: impl FnOnce(Shared) -> Router) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
+        let directory = TempDir::new().expect("a directory can be made");
         let shared = Shared {
+            socket: directory.path().join("socket"),
             requests: Arc::default(),
             events,
         };
         let router = routes(shared.clone());
         let noted = middleware::from_fn_with_state(shared.clone(), note);
-        let directory = TempDir::new().expect("a directory can be made");
-        let listener =
-            UnixListener::bind(directory.path().join("socket")).expect("nobody has this path");
+        let listener = UnixListener::bind(&shared.socket).expect("nobody has this path");
         let task = tokio::spawn(async move {
             let serve = axum::serve(listener, router.layer(noted));
             serve.await.expect("serving never ends");
         });
         Self {
-            directory,
+            _directory: directory,
             task,
             shared,
         }
@@ -81,7 +83,7 @@ impl Daemon {
         command
             .env_remove("NICFERRY_SOCKET")
             .arg("--socket")
-            .arg(self.directory.path().join("socket"))
+            .arg(&self.shared.socket)
             .args(words.split_whitespace())
             .stdin(Stdio::null())
             .kill_on_drop(true);
