@@ -201,8 +201,8 @@ impl AgentLink {
                     _ => continue,
                 }
             };
-            let hangup = match connect(&path).await {
-                Ok(stream) => {
+            let hangup = match self.obey_during(connect(&path)).await {
+                Ok(Ok(stream)) => {
                     let began = Instant::now();
                     let hangup = self.serve(stream).await;
                     if began.elapsed() >= RECONNECT.1 {
@@ -210,7 +210,8 @@ impl AgentLink {
                     }
                     hangup
                 }
-                Err(error) => Hangup::Broken(error),
+                Ok(Err(error)) => Hangup::Broken(error),
+                Err(hangup) => hangup,
             };
             let wait = match hangup {
                 Hangup::Ended => return,
@@ -226,6 +227,14 @@ impl AgentLink {
             if let Some(Hangup::Ended) = self.next_command_or(wait).await {
                 return;
             }
+        }
+    }
+
+    /// Takes commands until `work` is done; gives it up when there is no use for it any more.
+    async fn obey_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Hangup> {
+        tokio::select! {
+            done = work => Ok(done),
+            hangup = self.commands_until_channel_changes() => Err(hangup),
         }
     }
 
@@ -465,4 +474,56 @@ fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) -> bool {
         view.reports.remove(nic);
     }
     older
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> (AgentLink, mpsc::Sender<Command>) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let link = AgentLink {
+            vm: "vm1".parse().expect("the name is valid"),
+            commands,
+            session: HostSession::new(VERSIONS, ReceiveLimits::default()),
+            view: watch::channel(AgentView::default()).0,
+            origin: Instant::now(),
+            path: None,
+        };
+        (link, sender)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_does_not_wait_for_a_line_that_is_being_connected() {
+        let (mut link, worker) = link();
+        let connecting = tokio::time::sleep(CONNECT_DEADLINE);
+        let telling = async {
+            for number in 0..2 * QUEUE {
+                let nic = format!("nic-{number:010}")
+                    .parse()
+                    .expect("the id is valid");
+                worker.send(Command::Forget(nic)).await.ok();
+            }
+        };
+        let told = tokio::time::timeout(CONNECT_DEADLINE / 2, telling);
+
+        let (connected, told) = tokio::join!(link.obey_during(connecting), told);
+
+        assert!(connected.is_ok());
+        assert!(told.is_ok(), "more than the queue holds was to be taken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_wants_any_more_is_given_up() {
+        let (mut link, worker) = link();
+        let channel = Some("/run/other".into());
+        worker.send(Command::Channel(channel)).await.ok();
+
+        let elsewhere = link.obey_during(std::future::pending::<()>()).await;
+        drop(worker);
+        let nobody = link.obey_during(std::future::pending::<()>()).await;
+
+        assert!(matches!(elsewhere, Err(Hangup::ChannelChanged)));
+        assert!(matches!(nobody, Err(Hangup::Ended)));
+    }
 }
