@@ -16,6 +16,9 @@ use crate::clock::unix_ms;
 
 /// Events kept for a client that comes back with the id of the last one it saw.
 const KEPT_EVENTS: usize = 4096;
+/// Steps kept of one operation: several times what an attach has, its guest's steps included. Only
+/// a guest that has to be asked to let go over and over has more.
+const KEPT_STEPS: usize = 64;
 /// Events a slow client may lag behind before it is told that it has missed some.
 const LAG: usize = 1024;
 
@@ -30,8 +33,8 @@ pub struct LiveNic {
     pub degraded: Option<String>,
     /// Addresses the guest reports, leased ones included.
     pub addresses: Vec<IpNet>,
-    /// Steps of the running or last operation.
-    pub timings: Vec<StepTiming>,
+    /// Steps of the running or last operation, the newest 64 of them.
+    pub timings: VecDeque<StepTiming>,
     /// When that operation began.
     pub began: Option<Instant>,
     /// Counts changes, so that a waiter sees each.
@@ -161,25 +164,34 @@ impl Board {
             .unwrap_or_default()
     }
 
-    /// Follows a NIC.
+    /// Follows a NIC. Of one that has no record nothing will ever be told, which its follower
+    /// learns at once.
     #[must_use]
     pub fn follow(&self, id: &NicId) -> watch::Receiver<LiveNic> {
-        lock(&self.nics).entry(id.clone()).or_default().subscribe()
+        match lock(&self.nics).get(id) {
+            Some(live) => live.subscribe(),
+            None => watch::Sender::default().subscribe(),
+        }
     }
 
-    /// Changes what is observed of a NIC and wakes its followers.
+    /// Changes what is observed of a NIC and wakes its followers, unless its record is gone.
     pub fn update(&self, id: &NicId, change: impl FnOnce(&mut LiveNic)) {
-        lock(&self.nics)
-            .entry(id.clone())
-            .or_default()
-            .send_modify(|live| {
+        if let Some(live) = lock(&self.nics).get(id) {
+            live.send_modify(|live| {
                 change(live);
                 live.version += 1;
             });
+        }
+    }
+
+    /// There is a record of a NIC, which is nothing to tell of.
+    pub fn nic_known(&self, id: &NicId) {
+        lock(&self.nics).entry(id.clone()).or_default();
     }
 
     /// Tells everybody that a record is new or changed.
     pub fn nic_changed(&self, record: &NicRecord) {
+        self.nic_known(&record.id);
         let vm = record
             .placement
             .as_ref()
@@ -222,30 +234,30 @@ impl Board {
         };
         self.update(id, |live| {
             timing.at = live.began.map(|began| began.elapsed()).unwrap_or_default();
-            live.timings.push(timing.clone());
+            if live.timings.len() == KEPT_STEPS {
+                live.timings.pop_front();
+            }
+            live.timings.push_back(timing.clone());
         });
         self.publish(Some(id.clone()), vm.cloned(), Happening::StepDone(timing));
     }
 
-    /// A NIC waits for something; told once, however often it is found waiting.
+    /// A NIC waits for something; told once, however often it is found waiting. While the reason
+    /// is the same it has been waiting since it was first found so, whatever was tried in between.
     pub fn blocked(&self, id: &NicId, vm: &VmId, blocked: &BlockedSince) {
-        let same = self.nic(id).blocked.is_some_and(|now| {
-            now.reason == blocked.reason && now.next_retry_ms == blocked.next_retry_ms
-        });
-        if same {
-            return;
-        }
-        self.update(id, |live| match &mut live.blocked {
-            Some(now) if now.reason == blocked.reason => {
-                now.next_retry_ms = blocked.next_retry_ms;
-                now.detail.clone_from(&blocked.detail);
+        let mut blocked = blocked.clone();
+        let before = self.nic(id).blocked;
+        if let Some(before) = before.filter(|before| before.reason == blocked.reason) {
+            if before.next_retry_ms == blocked.next_retry_ms {
+                return;
             }
-            other => *other = Some(blocked.clone()),
-        });
+            blocked.since_ms = before.since_ms;
+        }
+        self.update(id, |live| live.blocked = Some(blocked.clone()));
         self.publish(
             Some(id.clone()),
             Some(vm.clone()),
-            Happening::NicBlocked(blocked.clone()),
+            Happening::NicBlocked(blocked),
         );
     }
 
@@ -371,16 +383,81 @@ mod tests {
         assert!(board.subscribe(None).past.is_empty());
     }
 
-    #[test]
-    fn waiting_is_told_once_until_its_reason_changes() {
-        let board = Board::default();
-        let vm = "vm1".parse().unwrap();
-        let waiting = |reason| BlockedSince {
+    fn waiting(reason: Blocked, since_ms: u64, next_retry_ms: Option<u64>) -> BlockedSince {
+        BlockedSince {
             reason,
             detail: None,
-            since_ms: 1,
-            next_retry_ms: None,
-        };
+            since_ms,
+            next_retry_ms,
+        }
+    }
+
+    /// A board of one NIC.
+    fn board() -> Board {
+        let board = Board::default();
+        board.nic_known(&nic());
+        board
+    }
+
+    #[test]
+    fn a_nic_is_blocked_since_it_was_first_found_so_however_often_it_is_retried() {
+        let board = board();
+        let vm = "vm1".parse().unwrap();
+        let mut events = board.subscribe(None).future;
+
+        board.blocked(&nic(), &vm, &waiting(Blocked::Retrying, 1000, Some(1100)));
+        board.try_step(&nic(), Step::Release);
+        board.blocked(&nic(), &vm, &waiting(Blocked::Retrying, 1100, Some(1300)));
+        let still = board.nic(&nic()).blocked.unwrap();
+        board.blocked(&nic(), &vm, &waiting(Blocked::LinkNotSeen, 1300, None));
+        let newly = board.nic(&nic()).blocked.unwrap();
+
+        assert_eq!((still.since_ms, still.next_retry_ms), (1000, Some(1300)));
+        assert_eq!((newly.since_ms, newly.next_retry_ms), (1300, None));
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            if let Happening::NicBlocked(blocked) = event.what {
+                told.push(blocked.since_ms);
+            }
+        }
+        assert_eq!(told, [1000, 1000, 1300]);
+    }
+
+    #[test]
+    fn of_a_guest_asked_over_and_over_the_newest_steps_are_kept() {
+        let board = board();
+        let step = TimedStep::Host(Step::Release);
+
+        for number in 0..1000 {
+            board.step_done(&nic(), None, step, Duration::from_millis(number));
+        }
+
+        let timings = board.nic(&nic()).timings;
+        assert_eq!(timings.len(), KEPT_STEPS);
+        let newest = timings.back().map(|timing| timing.duration);
+        assert_eq!(newest, Some(Duration::from_millis(999)));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_nic_that_is_gone_whoever_still_follows_it() {
+        let board = board();
+        let mut before = board.follow(&nic());
+        before.borrow_and_update();
+
+        board.nic_deleted(&nic());
+        let mut after = board.follow(&nic());
+        board.at_step(&nic(), Some(Step::Release));
+
+        assert!(lock(&board.nics).is_empty());
+        assert!(before.has_changed().is_err() && after.has_changed().is_err());
+        assert!(after.borrow_and_update().step.is_none());
+    }
+
+    #[test]
+    fn waiting_is_told_once_until_its_reason_changes() {
+        let board = board();
+        let vm = "vm1".parse().unwrap();
+        let waiting = |reason| waiting(reason, 1, None);
         let mut events = board.subscribe(None).future;
 
         board.blocked(&nic(), &vm, &waiting(Blocked::AgentUnreachable));

@@ -151,7 +151,9 @@ impl Store {
         for row in journal.load()? {
             match row.kind {
                 RowKind::Nic => {
-                    books.ledger.put(parse(&row)?);
+                    let record: NicRecord = parse(&row)?;
+                    board.nic_known(&record.id);
+                    books.ledger.put(record);
                 }
                 RowKind::Token => {
                     let used: TokenUse = parse(&row)?;
@@ -252,8 +254,8 @@ impl Store {
             });
         match self.commit(batch).await {
             Ok(()) => {
-                self.books().pending.remove(nic);
                 self.board.nic_changed(&record);
+                self.books().pending.remove(nic);
                 Ok(Admitted::Fresh(record))
             }
             Err(cause) => {
