@@ -1,4 +1,5 @@
-//! Rules for plain text: width, places that exist on one machine only, promises without an issue.
+//! Rules for plain text: width, places that exist on one machine only, promises without an issue,
+//! and what stands where something else belongs.
 
 use super::source::RustSource;
 use super::tree::Tree;
@@ -11,7 +12,10 @@ const COLUMNS: usize = 100;
 // tidy: machine-path because these are the needles themselves
 const MACHINE_PATHS: [&str; 3] = ["/work", "/home/", "/root"];
 
-const PROMISES: [&str; 2] = ["TODO", "FIXME"];
+const PROMISES: [&str; 3] = ["TODO", "FIXME", "XXX"];
+
+/// Words of whoever meant to come back, without regard to case.
+const FILLERS: [&str; 4] = ["lorem", "ipsum", "unimplemented", "placeholder"];
 
 /// Files nobody writes by hand.
 const NOT_OURS: [&str; 2] = ["Cargo.lock", "LICENSE"];
@@ -25,11 +29,27 @@ pub(crate) fn check(tree: &Tree, sources: &[RustSource]) -> Vec<Violation> {
         } else {
             promises(path, text.lines())
         };
-        [columns(path, text), machine_paths(path, text), promises].concat()
+        let placeholders = if path.ends_with(".md") {
+            placeholders(path, text.lines())
+        } else {
+            Vec::new()
+        };
+        [
+            columns(path, text),
+            machine_paths(path, text),
+            promises,
+            placeholders,
+        ]
+        .concat()
     });
-    let in_comments = sources
-        .iter()
-        .flat_map(|source| promises(&source.path, source.comments.iter().map(String::as_str)));
+    let in_comments = sources.iter().flat_map(|source| {
+        let comments = || source.comments.iter().map(String::as_str);
+        [
+            promises(&source.path, comments()),
+            placeholders(&source.path, comments()),
+        ]
+        .concat()
+    });
     anywhere.chain(in_comments).collect()
 }
 
@@ -93,6 +113,41 @@ fn promises<'a>(path: &str, lines: impl Iterator<Item = &'a str>) -> Vec<Violati
         Violation::new(path, index + 1, Rule::IssueLink, advice)
     })
     .collect()
+}
+
+/// What stands for a text or a figure that somebody still has to put there: in documents and in
+/// comments, since code may well speak of such words.
+fn placeholders<'a>(path: &str, lines: impl Iterator<Item = &'a str>) -> Vec<Violation> {
+    let found = lines.enumerate().filter_map(|(index, line)| {
+        let word = line.split_whitespace().find_map(placeholder)?;
+        let advice = format!("`{word}` stands for something: write what it is");
+        Some(Violation::new(path, index + 1, Rule::Placeholder, advice))
+    });
+    found.collect()
+}
+
+/// The word without what surrounds it, if it is one of those.
+fn placeholder(word: &str) -> Option<&str> {
+    let word = word.trim_matches(|mark: char| !mark.is_alphanumeric() && mark != '?');
+    let is_filler = FILLERS
+        .iter()
+        .any(|filler| word.eq_ignore_ascii_case(filler));
+    (is_filler || is_missing_figure(word)).then_some(word)
+}
+
+/// A figure that has not been measured: letters in a number's form. A lone `N` is a name.
+fn is_missing_figure(word: &str) -> bool {
+    let stands_for_digits = |part: &str| {
+        !part.is_empty()
+            && ["N", "X", "x"]
+                .iter()
+                .any(|it| part.replace(it, "").is_empty())
+    };
+    let is_fraction = word
+        .split_once('.')
+        .is_some_and(|(whole, rest)| stands_for_digits(whole) && stands_for_digits(rest));
+    let is_question = word.len() > 1 && word.bytes().all(|byte| byte == b'?');
+    is_fraction || is_question
 }
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -166,11 +221,40 @@ mod tests {
 
         assert_eq!(found("a.rs", "// TODO later\n"), [(1, Rule::IssueLink)]);
         assert_eq!(found("a.toml", "# FIXME\n"), [(1, Rule::IssueLink)]);
+        assert_eq!(found("a.md", "a\nXXX what?\n"), [(2, Rule::IssueLink)]);
         assert_eq!(found("a.rs", linked), []);
     }
 
     #[test]
     fn a_string_in_code_is_no_promise() {
         assert_eq!(found("a.rs", "const A: &str = \"TODO\";\n"), []);
+    }
+
+    #[test]
+    fn what_stands_for_something_else_is_found_in_documents_and_comments() {
+        for text in [
+            "It takes N.N ms.",
+            "| attach | NN.N | XX.X |",
+            "took ?? ms",
+            "Lorem ipsum dolor",
+            "(unimplemented)",
+        ] {
+            let found_in = |path| found(path, text);
+            assert_eq!(found_in("a.md"), [(1, Rule::Placeholder)], "{text}");
+            let comment = format!("// {text}\n");
+            assert_eq!(found("a.rs", &comment), [(1, Rule::Placeholder)], "{text}");
+        }
+    }
+
+    #[test]
+    fn names_and_questions_are_no_placeholders() {
+        for text in [
+            "N passed, N failed, N skipped",
+            "pid:NUMBER, issues/N, really?",
+            "Linux 6.x, N. B. this, 1.0, v.N",
+        ] {
+            assert_eq!(found("a.md", text), [], "{text}");
+        }
+        assert_eq!(found("a.rs", "const A: &str = \"lorem N.N\";\n"), []);
     }
 }

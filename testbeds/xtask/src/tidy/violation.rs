@@ -61,6 +61,7 @@ pub(crate) enum Rule {
     Columns,
     MachinePath,
     IssueLink,
+    Placeholder,
     StalePath,
     StaleCrate,
     StaleCommand,
@@ -68,10 +69,11 @@ pub(crate) enum Rule {
 }
 
 /// The rules that a good reason may break, see [`super::excuse`].
-const EXCUSABLE: [Rule; 5] = [
+const EXCUSABLE: [Rule; 6] = [
     Rule::Bool,
     Rule::Columns,
     Rule::MachinePath,
+    Rule::Placeholder,
     Rule::Sleep,
     Rule::StaleCrate,
 ];
@@ -108,6 +110,7 @@ impl Rule {
             Self::Columns => "columns",
             Self::MachinePath => "machine-path",
             Self::IssueLink => "issue-link",
+            Self::Placeholder => "placeholder",
             Self::StalePath => "stale-path",
             Self::StaleCrate => "stale-crate",
             Self::StaleCommand => "stale-command",
