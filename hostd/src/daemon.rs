@@ -13,7 +13,7 @@ use journal::SqliteJournal;
 use linux_network::Netns;
 use nic_lifecycle::NicState;
 use nic_model::{NetworkName, VmId};
-use port::{BridgePorts, PortProvider, TapLifetime, TapPorts};
+use port::{BridgePorts, PortProvider, TapAccess, TapPorts};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::agent_link::AgentHandle;
@@ -21,6 +21,7 @@ use crate::board::Board;
 use crate::config::{Config, PortKind};
 use crate::janitor;
 use crate::keeper::Keeper;
+use crate::ports::HostPorts;
 use crate::service::Service;
 use crate::store::{OpenStoreError, Store};
 use crate::supervisor::{Course, Supervisor, TaskEnded};
@@ -31,8 +32,8 @@ use crate::worker::{Nudge, Tools};
 pub struct Backend {
     /// The hypervisor.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// Who keeps the taps of its VMs alive.
-    pub tap_lifetime: TapLifetime,
+    /// How it comes to the taps of its VMs.
+    pub tap_access: TapAccess,
     /// Whose VMs are not its business even if it does not list them.
     pub others: Others,
 }
@@ -110,7 +111,7 @@ impl Daemon {
         let tools = Tools {
             store,
             board,
-            ports: Arc::new(port_providers(config).await?),
+            ports: Arc::new(HostPorts::new(port_providers(config).await?)),
             patience: config.patience,
         };
         Ok(Self::over(backends(config)?, tools))
@@ -129,9 +130,19 @@ impl Daemon {
             let name = "the keeper of a hypervisor".to_owned();
             tasks.push(supervisor.spawn(name, endless, keeper.run()));
         }
-        let Tools { store, board, .. } = tools;
+        let Tools {
+            store,
+            board,
+            ports,
+            ..
+        } = tools;
         Self {
-            service: Arc::new(Service { store, board, vms }),
+            service: Arc::new(Service {
+                store,
+                board,
+                ports,
+                vms,
+            }),
             supervisor,
             tasks,
         }
@@ -180,7 +191,7 @@ fn backends(config: &Config) -> Result<Vec<Backend>, StartError> {
         });
         backends.push(Backend {
             hypervisor: Arc::new(QmpHypervisor::new(vms.collect())),
-            tap_lifetime: TapLifetime::Descriptors,
+            tap_access: TapAccess::Descriptors,
             others: match config.libvirt_uri {
                 Some(_) => Others::NotMine,
                 None => Others::MineExcept(BTreeSet::new()),
@@ -206,7 +217,7 @@ fn libvirt_backend(uri: &str, others: Others) -> Result<Backend, StartError> {
     let hypervisor = Arc::new(hypervisor);
     Ok(Backend {
         hypervisor,
-        tap_lifetime: TapLifetime::Persistent,
+        tap_access: TapAccess::Name,
         others,
     })
 }

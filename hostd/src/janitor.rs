@@ -1,105 +1,115 @@
-//! The janitor: ports that bear our names although no record owns them, records whose removal was
-//! interrupted, client tokens that nobody sends again.
+//! The janitor: ports whose NICs have no place any more, ports that bear our names although no
+//! record owns them, records whose removal was interrupted, client tokens that nobody sends again.
 //!
-//! A port without a record is isolated at once and removed once its quarantine is over. Without
-//! our prefix nothing is ever touched.
+//! ```text
+//!   port of a NIC that has no place ──► removed at once; isolated while a process holds its tap
+//!   port without a record ──► isolated ── quarantine ──► removed, once no process holds its tap
+//! ```
+//!
+//! Without our prefix nothing is ever touched.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nic_lifecycle::NicRecord;
 use nic_model::NicId;
+use port::Holder;
 use tokio::time::Instant;
 
 use crate::clock::unix_ms;
 use crate::daemon::half_deleted;
-use crate::worker::Tools;
+use crate::service::finish_deletion;
+use crate::worker::{Tools, chain};
 
 /// How often the janitor looks.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// Cleans up until the task is aborted.
+/// Cleans up until the task is aborted. What a detach leaves is removed as soon as it is known;
+/// what cannot be removed, or was left before a crash, is found by the next round.
 pub(crate) async fn run(tools: Tools) {
     let mut quarantine = BTreeMap::new();
     let mut rounds = tokio::time::interval(ROUND);
     loop {
-        rounds.tick().await;
-        finish_deletions(&tools).await;
-        clean_ports(&tools, &mut quarantine).await;
-        if let Err(error) = tools.store.expire_tokens(unix_ms()).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "old client tokens stay"
-            );
+        tokio::select! {
+            nic = tools.ports.next_left() => remove(&tools, &nic).await,
+            _ = rounds.tick() => clean_up(&tools, &mut quarantine).await,
         }
+    }
+}
+
+async fn clean_up(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
+    finish_deletions(tools).await;
+    clean_ports(tools, quarantine).await;
+    if let Err(error) = tools.store.expire_tokens(unix_ms()).await {
+        tracing::warn!(error = chain(&error), "old client tokens stay");
     }
 }
 
 /// A deletion that was interrupted, by a crash or a full disk, is admitted already: it is finished.
 async fn finish_deletions(tools: &Tools) {
     for nic in half_deleted(&tools.store) {
-        if let Err(error) = tools.store.remove(&nic).await {
-            tracing::error!(%nic, error = &error as &dyn std::error::Error, "record stays");
+        if let Err(error) = finish_deletion(&tools.store, &tools.ports, &nic).await {
+            tracing::error!(%nic, error = chain(&error), "record stays");
         }
     }
 }
 
-/// Every provider sees every port of ours on the host, so one of them is enough.
 async fn clean_ports(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
-    let Some(ports) = tools.ports.values().next() else {
-        return;
-    };
-    let found = match ports.ports().await {
+    let mut found = match tools.ports.list().await {
         Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "ports not listed");
-            return;
-        }
+        Err(error) => return tracing::warn!(error = chain(&error), "ports not listed"),
     };
-    let owned = |nic: &NicId| {
-        tools
-            .store
-            .nic(nic)
-            .is_some_and(|record| may_have_a_port(&record))
-    };
-    let stray: Vec<_> = found
-        .into_iter()
-        .map(|port| port.nic)
-        .filter(|nic| !owned(nic))
-        .collect();
-    quarantine.retain(|nic, _| stray.contains(nic));
-    for nic in stray {
-        // Cleaning up another took time in which this one may have been attached.
-        if owned(&nic) {
-            continue;
-        }
-        let since = *quarantine.entry(nic.clone()).or_insert_with(|| {
-            tracing::warn!(%nic, "port without a record: quarantined");
-            Instant::now()
-        });
-        let is_over = since.elapsed() >= tools.patience.quarantine;
-        let done = if is_over && !plugged(tools, &nic) {
-            tracing::warn!(%nic, "port without a record: removed");
-            ports.remove(&nic).await.map_err(|error| error.to_string())
-        } else {
-            ports.isolate(&nic).await.map_err(|error| error.to_string())
+    found.retain(|port| owner(tools, &port.nic) != Owner::Placed);
+    quarantine.retain(|nic, _| found.iter().any(|port| port.nic == *nic));
+    for port in found {
+        let due = match owner(tools, &port.nic) {
+            // Cleaning up another took time in which this one was attached.
+            Owner::Placed => continue,
+            Owner::Nowhere => true,
+            Owner::Nobody => {
+                let since = *quarantine.entry(port.nic.clone()).or_insert_with(|| {
+                    tracing::warn!(nic = %port.nic, "port without a record: quarantined");
+                    Instant::now()
+                });
+                since.elapsed() >= tools.patience.quarantine
+            }
         };
-        if let Err(error) = done {
-            tracing::warn!(%nic, error, "port without a record cannot be cleaned up");
+        // A tap is not taken from under a process that still uses it.
+        if due && port.holder == Holder::Nobody {
+            tracing::info!(nic = %port.nic, "removing a port that is left over");
+            remove(tools, &port.nic).await;
+        } else {
+            isolate(tools, &port.nic).await;
         }
     }
 }
 
-/// An available NIC is nowhere: a port of it is a leftover.
-fn may_have_a_port(record: &NicRecord) -> bool {
-    record.placement.is_some()
+/// Who answers for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// The worker of the VM that its NIC is in.
+    Placed,
+    /// A record, whose NIC is nowhere: the port is a leftover.
+    Nowhere,
+    /// No record.
+    Nobody,
 }
 
-/// A port is not taken from under a device that still uses it.
-fn plugged(tools: &Tools, nic: &NicId) -> bool {
-    tools.store.read(|ledger| {
-        ledger
-            .vms()
-            .any(|(_, hardware)| hardware.nic(nic).is_some())
-    })
+fn owner(tools: &Tools, nic: &NicId) -> Owner {
+    match tools.store.nic(nic) {
+        Some(record) if record.placement.is_some() => Owner::Placed,
+        Some(_) => Owner::Nowhere,
+        None => Owner::Nobody,
+    }
+}
+
+async fn remove(tools: &Tools, nic: &NicId) {
+    if let Err(error) = tools.ports.remove(&tools.store, nic).await {
+        tracing::warn!(%nic, error = chain(&error), "a port that is left over stays");
+    }
+}
+
+async fn isolate(tools: &Tools, nic: &NicId) {
+    if let Err(error) = tools.ports.isolate(&tools.store, nic).await {
+        tracing::warn!(%nic, error = chain(&error), "a port that is left over is not cut off");
+    }
 }

@@ -158,7 +158,7 @@ impl Keeper {
         let worker = VmWorker::new(WorkerStart {
             vm: vm.clone(),
             hypervisor: self.backend.hypervisor.clone(),
-            tap_lifetime: self.backend.tap_lifetime,
+            tap_access: self.backend.tap_access,
             tools: self.tools.clone(),
             agent: agent.clone(),
             nudge: nudge.clone(),

@@ -12,12 +12,14 @@ use nic_lifecycle::{
     RequestedPlacement, Step,
 };
 use nic_model::{ClientToken, LinkName, MacAddr, NicId, TenantId, VmId};
+use port::RemovePortError;
 use serde::Serialize;
 
 use crate::board::{Board, TimedStep};
 use crate::clock::unix_ms;
 use crate::daemon::VmRegistry;
 use crate::failpoint::{self, Side};
+use crate::ports::HostPorts;
 use crate::store::{AdmitError, Admitted, SettleError, Store, TokenUse};
 
 /// Tenant of NICs that an operator creates without naming one.
@@ -31,6 +33,8 @@ pub struct Service {
     pub store: Arc<Store>,
     /// What people see.
     pub board: Arc<Board>,
+    /// The host ends.
+    pub ports: Arc<HostPorts>,
     /// The VMs and their workers.
     pub vms: Arc<VmRegistry>,
 }
@@ -75,6 +79,9 @@ pub enum ServiceError {
     /// It was admitted, tried, and undone; the record says why.
     #[error("{} was not brought where it was asked to be", .0.id)]
     CameToNothing(Box<NicRecord>),
+    /// Its port could not be removed; the deletion is finished later.
+    #[error("the port of the NIC could not be removed, which will be tried again")]
+    RemovePort(#[source] RemovePortError),
     /// Its record could not be removed.
     #[error("the record could not be removed")]
     Remove(#[source] SettleError),
@@ -179,7 +186,7 @@ impl Service {
         let decide = |ledger: &Ledger| ledger.admit_delete(mine(ledger, ask, nic)?, unix_ms());
         match self.store.admit(nic, token, decide).await? {
             Admitted::Fresh(record) => {
-                self.store.remove(nic).await.map_err(ServiceError::Remove)?;
+                finish_deletion(&self.store, &self.ports, nic).await?;
                 Ok(*record)
             }
             Admitted::Repeated(used) => self
@@ -298,6 +305,17 @@ impl Service {
         };
         Ok(token_use(ask, &tenant, nic, request))
     }
+}
+
+/// The record goes last: what is left of its port until then has an owner.
+pub(crate) async fn finish_deletion(
+    store: &Store,
+    ports: &HostPorts,
+    nic: &NicId,
+) -> Result<(), ServiceError> {
+    let removed = ports.remove(store, nic).await;
+    removed.map_err(ServiceError::RemovePort)?;
+    store.remove(nic).await.map_err(ServiceError::Remove)
 }
 
 impl Caller {

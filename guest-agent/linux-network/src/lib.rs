@@ -31,6 +31,7 @@ pub use netlink::address::{
 };
 pub use netlink::link::{DeleteLinkError, GetLinkError, LinkChange, ListLinksError, SetLinkError};
 pub use netlink::link_view::{AdminState, Carrier, LinkIndex, LinkView};
+pub use netlink::removal::{RemoveLinksError, remove_links};
 pub use netlink::route::{AddRouteError, ListRoutesError, RouteView};
 pub use netlink::{ConnectNetlinkError, Netlink};
 pub use netns::{Netns, OpenNetnsError, RemoveNetnsError, RunInNetnsError};

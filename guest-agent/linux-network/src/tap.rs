@@ -1,14 +1,15 @@
 //! Taps: the host end of a VM's NIC.
 //!
-//! A tap lives as long as a process holds a queue of it, or for ever once it is made persistent.
-//! Who holds it decides what may be done to it, so attaching never takes a queue away from a holder
-//! and never adds one beside those of another process.
+//! Every tap is made persistent, so that neither a crash of who made it nor one of the VM takes it
+//! away, and closing its last descriptor costs microseconds instead of the 15 ms that the kernel
+//! needs to unregister a link. Whether a process holds it is its carrier: the driver takes that
+//! away with the last queue (`__tun_detach` in drivers/net/tun.c), see
+//! [`crate::LinkView::far_end`].
 //!
 //! ```text
-//!   absent ──attach──► held by descriptors ──last one closed──► absent
-//!                            │ persistent
-//!                            ▼
-//!                      held or not ──────── deleted by name ──► absent
+//!   absent ──attach──► held ◄──attach─── last descriptor closed ──► nobody's
+//!                                                                      │
+//!   absent ◄────────────────────── deleted by name ────────────────────┘
 //! ```
 
 use std::fs::OpenOptions;
@@ -18,13 +19,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use netlink_packet_core::{DefaultNla, Nla};
-use netlink_packet_route::link::{InfoData, InfoTun, LinkAttribute, LinkInfo, LinkMessage};
 use nic_model::LinkName;
 
-use crate::netlink::Netlink;
-use crate::netlink::link::GetLinkError;
-use crate::netlink::link_view::LinkIndex;
 use crate::netns::{Netns, RunInNetnsError};
 
 const DEVICE: &str = "/dev/net/tun";
@@ -42,19 +38,8 @@ pub struct TapSpec {
     /// How many queues to open. More than one needs, and makes, a tap of many queues; the kernel's
     /// limit is 256.
     pub queue_count: NonZeroU16,
-    /// Whether it stays when nobody holds it.
-    pub persistence: Persistence,
     /// Who may attach to it besides processes with `CAP_NET_ADMIN`, by user id.
     pub owner: Option<u32>,
-}
-
-/// Whether a tap stays when nobody holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Persistence {
-    /// The kernel removes it when its last descriptor is closed.
-    UntilClosed,
-    /// It stays until it is deleted.
-    UntilDeleted,
 }
 
 /// From [`attach`].
@@ -94,32 +79,12 @@ pub enum AttachTapError {
     },
 }
 
-/// What the kernel knows about a tap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TapView {
-    /// Whether it stays when nobody holds it.
-    pub persistence: Persistence,
-    /// Its queues, where it can have many.
-    pub queues: TapQueues,
-}
-
-/// What the kernel tells about the queues of a tap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TapQueues {
-    /// It can have one; whether somebody holds that shows only when attaching.
-    Single,
-    /// It can have many and has this many holders.
-    Multi {
-        /// Descriptors attached to it.
-        held: u32,
-    },
-}
-
 /// Attaches to a tap in `netns`, making it if need be, and gives one descriptor a queue. They do
 /// not block and are closed on exec.
 ///
 /// # Errors
-/// See [`AttachTapError`]. Nothing is left behind: what was made goes with its descriptors.
+/// See [`AttachTapError`]. Nothing is left behind, unless the deadline passed: a tap that was made
+/// then stays without a holder.
 pub async fn attach(netns: &Netns, spec: TapSpec) -> Result<Vec<OwnedFd>, AttachTapError> {
     let name = spec.name.clone();
     let attached = netns.run("tap-attach", move || attach_here(&spec));
@@ -150,8 +115,8 @@ fn attach_here(spec: &TapSpec) -> Result<Vec<OwnedFd>, AttachTapError> {
     if let Some(owner) = spec.owner {
         control(first, libc::TUNSETOWNER, owner.into()).map_err(system("set the owner of"))?;
     }
-    let stay = libc::c_ulong::from(spec.persistence == Persistence::UntilDeleted);
-    control(first, libc::TUNSETPERSIST, stay).map_err(system("set the lifetime of"))?;
+    // Last: until now what was made goes with its descriptors.
+    control(first, libc::TUNSETPERSIST, 1).map_err(system("make persistent"))?;
     Ok(queues)
 }
 
@@ -213,76 +178,6 @@ fn control(queue: &OwnedFd, request: libc::Ioctl, value: libc::c_ulong) -> io::R
     }
 }
 
-impl Netlink {
-    /// What the kernel knows about tap `index`; `None` when there is no such link or it is no tap.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn tap(&self, index: LinkIndex) -> Result<Option<TapView>, GetLinkError> {
-        Ok(self.link_message(index).await?.and_then(tap_view))
-    }
-}
-
-fn tap_view(message: LinkMessage) -> Option<TapView> {
-    let infos = message.attributes.into_iter().find_map(|attribute| {
-        if let LinkAttribute::LinkInfo(infos) = attribute {
-            Some(infos)
-        } else {
-            None
-        }
-    })?;
-    let data = infos.into_iter().find_map(|info| {
-        if let LinkInfo::Data(InfoData::Tun(data)) = info {
-            Some(data)
-        } else {
-            None
-        }
-    })?;
-    // enum IFLA_TUN_*, include/uapi/linux/if_link.h.
-    let (persist, multi_queue, attached, disabled) = (6, 7, 8, 9);
-    let stays = number(&data, persist) != 0;
-    let held = number(&data, attached) + number(&data, disabled);
-    Some(TapView {
-        persistence: if stays {
-            Persistence::UntilDeleted
-        } else {
-            Persistence::UntilClosed
-        },
-        queues: if number(&data, multi_queue) != 0 {
-            TapQueues::Multi { held }
-        } else {
-            TapQueues::Single
-        },
-    })
-}
-
-/// The value of attribute `kind`, 0 when it is not there.
-fn number(data: &[InfoTun], kind: u16) -> u32 {
-    let attributes = data.iter().filter_map(|info| {
-        if let InfoTun::Other(attribute) = info {
-            Some(attribute)
-        } else {
-            None
-        }
-    });
-    attributes
-        .filter(|attribute| attribute.kind() == kind)
-        .map(attribute_number)
-        .next()
-        .unwrap_or(0)
-}
-
-/// Attributes of 1 and 4 bytes, in the machine's order.
-fn attribute_number(attribute: &DefaultNla) -> u32 {
-    let mut value = vec![0; attribute.value_len()];
-    attribute.emit_value(&mut value);
-    match *value {
-        [byte] => byte.into(),
-        [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]),
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +187,6 @@ mod tests {
         let spec = TapSpec {
             name: "tap0".parse().unwrap(),
             queue_count: NonZeroU16::MIN,
-            persistence: Persistence::UntilClosed,
             owner: None,
         };
         let cases = [

@@ -13,6 +13,22 @@ use crate::{Problem, openapi};
 
 /// One NIC: what was asked for, where it stands, and how it got there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "nic-abc0123xyz", "tenant": "acme", "network": "blue", "mac": "5a:00:12:ab:cd:ef",
+    "addressing": {"mode": "static", "addresses": ["10.0.0.5/24"]},
+    "addresses": ["10.0.0.5/24"], "mtu": 1500, "routes": [],
+    "limits": {"in": {"bandwidth": 100_000_000}, "out": {}}, "queues": 1,
+    "state": "in_use", "generation": 1,
+    "placement": {
+        "vm": "web-1", "target": {"kind": "netns", "name": "shop"}, "link_name": "eth0",
+        "slot": "rp1", "pci_path": "02.0/00.0",
+    },
+    "timings": [
+        {"step": "admit", "at_ms": 0.0, "duration_ms": 3.7, "source": "host"},
+        {"step": "guest-enter", "duration_ms": 24.2, "source": "guest"},
+    ],
+    "created_at_ms": 1_795_399_265_123_u64, "updated_at_ms": 1_795_399_265_329_u64,
+}))]
 pub struct Nic {
     /// Its name for life.
     #[schema(value_type = openapi::NicId)]

@@ -3,11 +3,14 @@
 //! Attaching goes down the list, detaching up; each action's undo is the one that faces it:
 //!
 //! ```text
-//!   MakePort   ◄──►  RemovePort        the host end
+//!   MakePort   ◄──►  Quiesce           the host end: frames pass, or none
 //!   Declare    ◄──►  Forget            what the agent is told
 //!   Plug       ◄──►  Unplug            the device
-//!   (the agent binds)  ◄──►  (the agent releases), then Quiesce
+//!   (the agent binds)  ◄──►  (the agent releases), then Quiesce already
 //! ```
+//!
+//! What is left of the host end after that passes no frames. The next place of a move takes it
+//! over; without one it is removed, which is no step here: nobody has to wait for it.
 //!
 //! [`step`] never looks at what was done before, only at what is there now, so a hostd that was
 //! killed between any two actions continues as if nothing had happened.
@@ -42,6 +45,8 @@ pub enum PortSeen {
     Absent,
     /// There, but passing no frames.
     Isolated,
+    /// There, and not known to be whole nor to be cut off.
+    Amiss,
     /// There and passing frames.
     Ready,
 }
@@ -103,8 +108,6 @@ pub enum Action {
     Quiesce,
     /// Ask the guest to let go, and clean up behind it when it has.
     Unplug,
-    /// Remove the host end.
-    RemovePort,
     /// Tell the agent that this NIC is none of its business any more.
     Forget,
 }
@@ -114,10 +117,10 @@ impl Action {
     #[must_use]
     pub fn undo(self) -> Option<Self> {
         match self {
-            Self::MakePort => Some(Self::RemovePort),
+            Self::MakePort => Some(Self::Quiesce),
             Self::Declare => Some(Self::Forget),
             Self::Plug => Some(Self::Unplug),
-            Self::Quiesce | Self::Unplug | Self::RemovePort | Self::Forget => None,
+            Self::Quiesce | Self::Unplug | Self::Forget => None,
         }
     }
 
@@ -130,7 +133,6 @@ impl Action {
             Self::Plug => "plug",
             Self::Quiesce => "quiesce",
             Self::Unplug => "unplug",
-            Self::RemovePort => "remove-port",
             Self::Forget => "forget",
         }
     }
@@ -361,12 +363,12 @@ fn keep(record: &NicRecord, seen: &Seen) -> Next {
     }
 }
 
-/// A tap that was switched off is switched on again. One that was removed took the device's
-/// connection with it, and a new one would not be what the device is connected to.
+/// A tap that was switched off or taken out of its bridge is put right. One that was removed took
+/// the device's connection with it, and a new one would not be what the device is connected to.
 fn keep_connected(seen: &Seen) -> Next {
     match seen.port {
         PortSeen::Absent => Next::Settle(NicEvent::Lost, Some(Reason::PortRemoved)),
-        PortSeen::Isolated => Next::Do(Action::MakePort),
+        PortSeen::Isolated | PortSeen::Amiss => Next::Do(Action::MakePort),
         PortSeen::Ready if seen.agent == AgentSeen::Untold => Next::Do(Action::Declare),
         PortSeen::Ready => Next::Rest,
     }
@@ -382,7 +384,7 @@ fn detach(record: &NicRecord, seen: &Seen) -> Next {
             return Next::Settle(NicEvent::Relocated, None);
         }
     }
-    if seen.port == PortSeen::Ready {
+    if matches!(seen.port, PortSeen::Ready | PortSeen::Amiss) {
         return Next::Do(Action::Quiesce);
     }
     match seen.power {
@@ -419,10 +421,8 @@ fn released(seen: &Seen) -> bool {
     )
 }
 
+/// The device is gone and the port passes no frames: what else there is needs no undoing here.
 fn clean_up(record: &NicRecord, seen: &Seen) -> Next {
-    if seen.port != PortSeen::Absent {
-        return Next::Do(Action::RemovePort);
-    }
     if matches!(seen.agent, AgentSeen::Told(_)) {
         return Next::Do(Action::Forget);
     }

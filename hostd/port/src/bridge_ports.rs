@@ -204,6 +204,10 @@ impl PortProvider for BridgePorts {
         })
     }
 
+    fn bridge(&self) -> Option<&LinkName> {
+        Some(&self.bridge)
+    }
+
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {
         self.host.ports().await.map_err(ListPortsError)
     }

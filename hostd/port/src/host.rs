@@ -6,15 +6,15 @@
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
-use linux_network::tap::{self, AttachTapError, Persistence, TapQueues, TapSpec};
+use linux_network::tap::{self, AttachTapError, TapSpec};
 use linux_network::traffic::TokenBucket;
 use linux_network::{
-    AdminState as LinkAdmin, ConnectNetlinkError, Errno, LinkChange, LinkIndex, LinkView, Netlink,
-    Netns, sysctl,
+    AdminState as LinkAdmin, Carrier, ConnectNetlinkError, Errno, LinkChange, LinkIndex, LinkView,
+    Netlink, Netns, remove_links, sysctl,
 };
 use nic_model::{LinkName, MacAddr, NicId};
 
-use crate::{AdminState, Cause, PortSpec, PortView, TapLifetime, limits};
+use crate::{AdminState, Cause, Holder, PortSpec, PortView, TapAccess, limits};
 
 /// One host's network, and the connection to it.
 #[derive(Debug, Clone)]
@@ -83,13 +83,13 @@ impl Host {
         })
     }
 
-    /// The tap, made down if there is none, and the descriptors of those of its queues that nobody
-    /// else holds.
+    /// The tap, made down if there is none, and the descriptors of its queues where they are to be
+    /// passed on and nobody else holds one.
     pub(crate) async fn tap(&self, spec: &PortSpec) -> Result<FoundTap, Failure> {
         let step = "make its tap";
         let name = link_name(spec.nic.tap_name());
-        let (origin, queues) = match self.netlink.link_by_name(&name).await.during(step)? {
-            None => (Origin::Made, self.attach(spec, &name).await.during(step)?),
+        let (origin, attached) = match self.netlink.link_by_name(&name).await.during(step)? {
+            None => (Origin::Made, self.make_tap(spec, &name).await),
             Some(link) if link.kind.as_deref() != Some("tun") => {
                 return Err(NameTaken {
                     name,
@@ -97,11 +97,9 @@ impl Host {
                 })
                 .during(step);
             }
-            Some(link) => {
-                let queues = self.attach_to_existing(spec, &name, link.index).await?;
-                (Origin::Found, queues)
-            }
+            Some(link) => (Origin::Found, self.attach_to(spec, &link, &name).await),
         };
+        let queues = attached.during("attach to its tap")?;
         match self.present(name).await {
             Ok(link) => Ok(FoundTap {
                 link,
@@ -120,50 +118,46 @@ impl Host {
         Ok(found.ok_or(Vanished(name))?)
     }
 
+    async fn make_tap(
+        &self,
+        spec: &PortSpec,
+        name: &LinkName,
+    ) -> Result<Vec<OwnedFd>, AttachTapError> {
+        let queues = self.attach(spec, name).await?;
+        Ok(match spec.access {
+            TapAccess::Descriptors => queues,
+            TapAccess::Name => Vec::new(),
+        })
+    }
+
+    /// A queue beside those of a running VM would take frames away from it, so a tap that has a
+    /// holder is not attached to; nor one that a hypervisor may be opening by its name just now.
+    async fn attach_to(
+        &self,
+        spec: &PortSpec,
+        tap: &LinkView,
+        name: &LinkName,
+    ) -> Result<Vec<OwnedFd>, AttachTapError> {
+        if spec.access == TapAccess::Name || tap.far_end == Carrier::Present {
+            return Ok(Vec::new());
+        }
+        match self.attach(spec, name).await {
+            Err(AttachTapError::Held(_)) => Ok(Vec::new()),
+            attached => attached,
+        }
+    }
+
     async fn attach(
         &self,
         spec: &PortSpec,
         name: &LinkName,
     ) -> Result<Vec<OwnedFd>, AttachTapError> {
-        let persistence = match spec.lifetime {
-            TapLifetime::Descriptors => Persistence::UntilClosed,
-            TapLifetime::Persistent => Persistence::UntilDeleted,
-        };
-        let queue_count = NonZeroU16::new(spec.queue_count).unwrap_or(NonZeroU16::MIN);
         let wanted = TapSpec {
             name: name.clone(),
-            queue_count,
-            persistence,
+            queue_count: NonZeroU16::new(spec.queue_count).unwrap_or(NonZeroU16::MIN),
             owner: None,
         };
-        let queues = tap::attach(&self.netns, wanted).await?;
-        Ok(if persistence == Persistence::UntilDeleted {
-            Vec::new()
-        } else {
-            queues
-        })
-    }
-
-    /// A queue beside those of a running VM would take frames away from it, so a tap that has a
-    /// holder is not attached to.
-    async fn attach_to_existing(
-        &self,
-        spec: &PortSpec,
-        name: &LinkName,
-        index: LinkIndex,
-    ) -> Result<Vec<OwnedFd>, Failure> {
-        let step = "attach to its tap";
-        let found = self.netlink.tap(index).await.during(step)?;
-        let found = found.ok_or_else(|| Vanished(name.clone())).during(step)?;
-        let stays = found.persistence == Persistence::UntilDeleted;
-        let is_held = matches!(found.queues, TapQueues::Multi { held } if held > 0);
-        if is_held || (stays && spec.lifetime == TapLifetime::Persistent) {
-            return Ok(Vec::new());
-        }
-        match self.attach(spec, name).await {
-            Err(AttachTapError::Held(_)) => Ok(Vec::new()),
-            attached => attached.during(step),
-        }
+        tap::attach(&self.netns, wanted).await
     }
 
     /// Keeps the kernel from talking through the link itself, before it is up for the first time.
@@ -327,8 +321,8 @@ impl Host {
     pub(crate) async fn remove(&self, nic: &NicId) -> Result<(), Cause> {
         let tap = self.stop(nic).await?;
         self.leave(tap).await?;
-        self.delete(nic.tap_name()).await?;
-        self.delete(nic.ifb_name()).await
+        let names = [nic.tap_name(), nic.ifb_name()].map(link_name);
+        Ok(remove_links(&self.netns, names.to_vec()).await?)
     }
 
     async fn delete(&self, name: String) -> Result<(), Cause> {
@@ -376,6 +370,7 @@ fn nothing_of(nic: NicId) -> PortView {
         ifb: None,
         bridge: None,
         admin: AdminState::Down,
+        holder: Holder::Nobody,
     }
 }
 
@@ -392,6 +387,10 @@ fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
     port.admin = match link.admin {
         LinkAdmin::Up => AdminState::Up,
         LinkAdmin::Down => AdminState::Down,
+    };
+    port.holder = match link.far_end {
+        Carrier::Present => Holder::Somebody,
+        Carrier::Absent => Holder::Nobody,
     };
 }
 

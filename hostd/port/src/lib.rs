@@ -6,8 +6,9 @@
 //!   remove:  down ──► out of its network ──► tap and everything named after the NIC gone
 //! ```
 //!
-//! No frame passes before the filters are on, none after `isolate` or `remove` has returned. Every
-//! object bears a name derived from the NIC's id, so each method may be repeated after a crash and
+//! No frame passes before the filters are on, none after `isolate` or `remove` has returned. Removing
+//! takes the kernel 15 ms a link: whoever has somebody waiting isolates first and removes later. A
+//! tap outlives whoever held it, so nothing of a port ever goes by itself. Every object bears a name derived from the NIC's id, so each method may be repeated after a crash and
 //! finds its own work, and [`PortProvider::ports`] finds what nobody owns any more.
 
 mod bridge_ports;
@@ -18,7 +19,7 @@ mod tap_ports;
 use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
-use nic_model::{MacAddr, Mtu, NicId, RateLimits};
+use nic_model::{LinkName, MacAddr, Mtu, NicId, RateLimits};
 
 pub use bridge_ports::{BridgePorts, BridgeUnusable};
 pub use tap_ports::TapPorts;
@@ -34,6 +35,9 @@ pub trait PortProvider: Send + Sync + 'static {
 
     /// Removes every object of the port; what is gone already is fine.
     async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError>;
+
+    /// The bridge that its ports belong in; `None` where wiring them is the operator's business.
+    fn bridge(&self) -> Option<&LinkName>;
 
     /// Every port of ours that has any object on this host, of this network or not.
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError>;
@@ -52,17 +56,17 @@ pub struct PortSpec {
     pub queue_count: u16,
     /// Rates, as seen from the VM.
     pub limits: RateLimits,
-    /// Who keeps the tap alive.
-    pub lifetime: TapLifetime,
+    /// How the hypervisor comes to the tap.
+    pub access: TapAccess,
 }
 
-/// Who keeps a tap alive.
+/// How a hypervisor comes to a tap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TapLifetime {
-    /// The holder of its descriptors: when hostd or QEMU dies, the kernel removes the tap.
+pub enum TapAccess {
+    /// It is passed open descriptors.
     Descriptors,
-    /// Nobody: it stays until removed. For libvirt, which opens it by name.
-    Persistent,
+    /// It opens the tap by its name, which nobody else may hold then.
+    Name,
 }
 
 /// A port that has been made and is up.
@@ -70,7 +74,7 @@ pub enum TapLifetime {
 pub struct Port {
     /// Name of the tap.
     pub tap: String,
-    /// One descriptor a queue; empty for a persistent tap, and for one that already has a holder.
+    /// One descriptor a queue; empty where the tap is opened by its name or has a holder already.
     pub queues: Vec<OwnedFd>,
 }
 
@@ -87,6 +91,17 @@ pub struct PortView {
     pub bridge: Option<String>,
     /// Whether the tap is administratively up.
     pub admin: AdminState,
+    /// Whether any process holds the tap, as the kernel knows it.
+    pub holder: Holder,
+}
+
+/// Whether a process holds a tap: a QEMU, or whoever has descriptors of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// One does.
+    Somebody,
+    /// None does.
+    Nobody,
 }
 
 /// Whether a link is switched on.

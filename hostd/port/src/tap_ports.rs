@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use linux_network::{AdminState, ConnectNetlinkError, Netns};
-use nic_model::NicId;
+use nic_model::{LinkName, NicId};
 
 use crate::host::{During, Failure, FoundTap, Host};
 use crate::{
@@ -70,6 +70,10 @@ impl PortProvider for TapPorts {
             nic: nic.clone(),
             cause,
         })
+    }
+
+    fn bridge(&self) -> Option<&LinkName> {
+        None
     }
 
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {

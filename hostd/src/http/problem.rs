@@ -84,6 +84,7 @@ impl From<ServiceError> for Refused {
                 format!("there is no NIC {nic}"),
             ),
             ServiceError::Remove(error @ SettleError::Transition { .. }) => internal(&error),
+            ServiceError::RemovePort(_) => internal(&error),
             ServiceError::CameToNothing(record) => of_failure(&record).into(),
         }
     }

@@ -1,5 +1,6 @@
 //! The effects: one function for each action, each safe to repeat.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
 use nic_model::NicId;
-use port::{AdminState, PortProvider, PortSpec, PortView};
+use port::{AdminState, Holder, PortProvider, PortSpec, PortView, TapAccess};
 use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
@@ -73,7 +74,6 @@ impl VmWorker {
             Action::Plug => self.plug(record).await,
             Action::Quiesce => self.quiesce(record).await,
             Action::Unplug => self.unplug(record).await,
-            Action::RemovePort => self.remove_port(record).await,
             Action::Forget => {
                 self.agent.forget(record.id.clone()).await;
                 if let Some(progress) = self.nics.get_mut(&record.id) {
@@ -85,7 +85,7 @@ impl VmWorker {
     }
 
     fn ports_of(&self, record: &NicRecord) -> Option<Arc<dyn PortProvider>> {
-        self.tools.ports.get(&record.network).cloned()
+        self.tools.ports.of(&record.network).cloned()
     }
 
     async fn make_port(&mut self, record: &NicRecord) -> Outcome {
@@ -104,8 +104,13 @@ impl VmWorker {
             mtu: record.mtu,
             queue_count: record.queue_count,
             limits: limits.unwrap_or(record.limits),
-            lifetime: self.tap_lifetime,
+            access: self.tap_access,
         };
+        // Descriptors from before would be a holder beside which no others are opened.
+        if let Some(progress) = self.nics.get_mut(&record.id) {
+            progress.unplugged_port = None;
+        }
+        self.tools.ports.until_settled(&record.id).await;
         match ports.make(&spec).await {
             Ok(port) => {
                 if let Some(progress) = self.nics.get_mut(&record.id) {
@@ -165,7 +170,9 @@ impl VmWorker {
         };
         let plugged = self.hypervisor.plug(&self.vm, request).await;
         self.stale = true;
-        self.qdiscs_may_have_gone(&record.id);
+        if plugged.is_err() || self.tap_access == TapAccess::Name {
+            self.make_port_again(&record.id);
+        }
         match plugged {
             Ok(Plugged::Before) => Outcome::Done,
             Ok(Plugged::Now { device_asked_at }) => {
@@ -174,26 +181,16 @@ impl VmWorker {
                 }
                 Outcome::Done
             }
-            Err(error) => {
-                self.port_may_have_gone(&record.id);
-                judge(&error.trouble, chain(&error))
-            }
+            Err(error) => judge(&error.trouble, chain(&error)),
         }
     }
 
-    /// libvirt replaces the root qdisc of a tap it attaches by noqueue (9.0.0, measured): the port
-    /// has to be made once more before the guest has had time to send anything.
-    fn qdiscs_may_have_gone(&mut self, nic: &NicId) {
-        if self.tap_lifetime == port::TapLifetime::Persistent {
-            self.port_may_have_gone(nic);
-        }
-    }
-
-    /// A tap that lives by its descriptors went with them: it has to be made again before the next
-    /// try to plug it.
-    fn port_may_have_gone(&mut self, nic: &NicId) {
+    /// After a plug that failed the descriptors are gone. And libvirt replaces the root qdisc of a
+    /// tap it attaches by noqueue (9.0.0, measured): the port has to be made once more before the
+    /// guest has had time to send anything.
+    fn make_port_again(&mut self, nic: &NicId) {
         if let Some(progress) = self.nics.get_mut(nic) {
-            progress.port = PortSeen::Isolated;
+            progress.port = PortSeen::Amiss;
         }
     }
 
@@ -262,46 +259,21 @@ impl VmWorker {
         }
     }
 
-    async fn remove_port(&mut self, record: &NicRecord) -> Outcome {
-        if let Some(progress) = self.nics.get_mut(&record.id) {
-            progress.unplugged_port = None;
-        }
-        let Some(ports) = self.ports_of(record) else {
-            return Outcome::Unclear(format!("network {} is not configured", record.network));
-        };
-        match ports.remove(&record.id).await {
-            Ok(()) => {
-                if let Some(progress) = self.nics.get_mut(&record.id) {
-                    progress.port = PortSeen::Absent;
-                }
-                Outcome::Done
-            }
-            Err(error) => Outcome::Unclear(chain(&error)),
-        }
-    }
-
     /// What is there of a NIC's port, as the kernel shows it.
     pub(super) async fn look_at_port(&self, record: &NicRecord) -> PortSeen {
-        let Some(ports) = self.ports_of(record) else {
-            return PortSeen::Absent;
-        };
-        match ports.ports().await {
-            Ok(found) => port_seen(&found, &record.id),
-            // Not known to be absent: making it again finds what is there, and so does removing it.
+        match self.tools.ports.list().await {
+            Ok(found) => self.port_seen(&found, record),
+            // Not known to be absent: making it again finds what is there, and so does isolating it.
             Err(error) => {
                 tracing::warn!(nic = %record.id, error = chain(&error), "ports not listed");
-                PortSeen::Isolated
+                PortSeen::Amiss
             }
         }
     }
 
-    /// Looks at the host end of every NIC in use: nobody tells when somebody takes it away. Each
-    /// provider lists the ports of the whole host, so one of them is asked.
+    /// Looks at the host end of every NIC in use: nobody tells when somebody takes it away.
     pub(super) async fn look_at_ports(&mut self, records: &[NicRecord]) {
-        let Some(ports) = self.tools.ports.values().next().cloned() else {
-            return;
-        };
-        let found = match ports.ports().await {
+        let found = match self.tools.ports.list().await {
             Ok(found) => found,
             Err(error) => {
                 return tracing::warn!(vm = %self.vm, error = chain(&error), "ports not listed");
@@ -311,10 +283,72 @@ impl VmWorker {
             .iter()
             .filter(|record| record.state == NicState::InUse);
         for record in in_use {
+            let seen = self.port_seen(&found, record);
             if let Some(progress) = self.nics.get_mut(&record.id) {
-                progress.port = port_seen(&found, &record.id);
+                progress.port = seen;
             }
         }
+    }
+
+    /// What is there of a NIC's port among those `found`. A tap without a holder has yet to be
+    /// plugged, for which it is made again: that opens the queues to be passed.
+    fn port_seen(&self, found: &[PortView], record: &NicRecord) -> PortSeen {
+        let Some(port) = found.iter().find(|port| port.nic == record.id) else {
+            return PortSeen::Absent;
+        };
+        if port.tap.is_none() || port.admin == AdminState::Down {
+            return PortSeen::Isolated;
+        }
+        let ports = self.ports_of(record);
+        let bridge = ports.as_ref().and_then(|ports| ports.bridge());
+        let in_place = bridge.is_none_or(|bridge| port.bridge.as_deref() == Some(bridge.as_str()));
+        let unplugged = record.state == NicState::Attaching && port.holder == Holder::Nobody;
+        if in_place && !unplugged {
+            PortSeen::Ready
+        } else {
+            PortSeen::Amiss
+        }
+    }
+
+    /// Why a VM that looks off may not be: a process holds the tap of a NIC in it, and may be a
+    /// QEMU that only cannot be reached (its socket unlinked, the VM taken out of the
+    /// configuration). What its guest uses must not be given to others.
+    pub(super) async fn doubt_that_it_is_off(&self) -> Option<String> {
+        let placed: BTreeSet<NicId> = self.tools.store.read(|ledger| {
+            let here = |record: &&NicRecord| {
+                let place = record.placement.as_ref();
+                place.is_some_and(|place| place.vm == self.vm)
+            };
+            let nics = ledger.nics_at(&self.vm).filter(here);
+            nics.map(|record| record.id.clone())
+                .filter(|nic| !self.holds_tap_of(nic))
+                .collect()
+        });
+        if placed.is_empty() {
+            return None;
+        }
+        let found = match self.tools.ports.list().await {
+            Ok(found) => found,
+            Err(error) => {
+                return Some(format!(
+                    "the VM looks off, but who holds its taps is not known: {}",
+                    chain(&error)
+                ));
+            }
+        };
+        let mut held = found
+            .into_iter()
+            .filter(|port| port.holder == Holder::Somebody && placed.contains(&port.nic));
+        let tap = held.next()?.nic.tap_name();
+        Some(format!(
+            "the VM looks off, but a process still holds tap {tap}"
+        ))
+    }
+
+    fn holds_tap_of(&self, nic: &NicId) -> bool {
+        let progress = self.nics.get(nic);
+        let port = progress.and_then(|progress| progress.unplugged_port.as_ref());
+        port.is_some_and(|port| !port.queues.is_empty())
     }
 
     /// Puts on the board what the agent's reports tell of its steps and of the link's arrival.
@@ -385,16 +419,6 @@ fn judge(trouble: &Trouble, message: String) -> Outcome {
     }
 }
 
-/// What is there of a NIC's port among those `found`.
-fn port_seen(found: &[PortView], nic: &NicId) -> PortSeen {
-    match found.iter().find(|port| port.nic == *nic) {
-        None => PortSeen::Absent,
-        Some(port) if port.tap.is_none() => PortSeen::Isolated,
-        Some(port) if port.admin == AdminState::Up => PortSeen::Ready,
-        Some(_) => PortSeen::Isolated,
-    }
-}
-
 /// What the agent is to be told of a record.
 fn wanted(record: &NicRecord) -> Option<WantedNic> {
     let placement = record.placement.as_ref()?;
@@ -420,7 +444,7 @@ fn wanted(record: &NicRecord) -> Option<WantedNic> {
 }
 
 /// An error and its causes as one sentence.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
         .map(ToString::to_string)

@@ -30,17 +30,18 @@ use crate::board::{BlockedSince, Board, Happening, TimedStep};
 use crate::clock::unix_ms;
 use crate::config::PatienceConfig;
 use crate::failpoint::{self, Side};
+use crate::ports::HostPorts;
 use crate::store::{SettleError, Store};
 use hypervisor::{Hypervisor, InspectError, Trouble};
 use nic_lifecycle::{
     Action, AgentSeen, Blocked, Next, NicEvent, NicRecord, NicState, Patience, Reason, Seen, Step,
     step,
 };
-use nic_model::{NetworkName, NicId, PowerState, VmHardware, VmId, VmRunId};
-use port::PortProvider;
+use nic_model::{NicId, PowerState, VmHardware, VmId, VmRunId};
+use port::TapAccess;
 use tokio::time::Instant;
 
-use act::chain;
+pub(crate) use act::chain;
 pub use nudge::Nudge;
 use nudge::World;
 use progress::Progress;
@@ -51,6 +52,9 @@ use stray::Strays;
 const FULL_LOOK: Duration = Duration::from_secs(30);
 /// How soon a hypervisor that does not answer is asked again.
 const INSPECT_RETRY: Duration = Duration::from_secs(1);
+/// First wait before a VM that looks off although a process holds its taps is looked at again: a
+/// process that is killed closes its sockets some milliseconds before its taps.
+const DOUBT_RETRY: Duration = Duration::from_millis(10);
 /// Steps of one NIC in one round: an attach has seven. Beyond it something goes in circles.
 const STEPS_PER_ROUND: usize = 32;
 
@@ -61,8 +65,8 @@ pub struct Tools {
     pub store: Arc<Store>,
     /// What people see.
     pub board: Arc<Board>,
-    /// Ports of each network.
-    pub ports: Arc<BTreeMap<NetworkName, Arc<dyn PortProvider>>>,
+    /// The host ends.
+    pub ports: Arc<HostPorts>,
     /// How long things may take.
     pub patience: PatienceConfig,
 }
@@ -71,7 +75,7 @@ pub struct Tools {
 pub struct VmWorker {
     vm: VmId,
     hypervisor: Arc<dyn Hypervisor>,
-    tap_lifetime: port::TapLifetime,
+    tap_access: TapAccess,
     tools: Tools,
     agent: AgentHandle,
     nudge: Arc<Nudge>,
@@ -82,6 +86,10 @@ pub struct VmWorker {
     looked_at: Option<Instant>,
     looked_at_ports: Option<Instant>,
     inspect_again_at: Option<Instant>,
+    /// Why the hardware is not known, for people.
+    out_of_sight: Option<String>,
+    /// How often in a row the VM looked off and was not believed to be.
+    doubts: u32,
     nics: BTreeMap<NicId, Progress>,
     strays: Strays,
     last_power: Option<PowerState>,
@@ -96,8 +104,8 @@ pub struct WorkerStart {
     pub vm: VmId,
     /// Where it runs.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// Who keeps its taps alive.
-    pub tap_lifetime: port::TapLifetime,
+    /// How that comes to the VM's taps.
+    pub tap_access: TapAccess,
     /// What it works with.
     pub tools: Tools,
     /// Its line to the guest.
@@ -115,7 +123,7 @@ impl VmWorker {
         Self {
             vm: start.vm,
             hypervisor: start.hypervisor,
-            tap_lifetime: start.tap_lifetime,
+            tap_access: start.tap_access,
             strays: Strays::new(start.tools.patience.quarantine),
             tools: start.tools,
             agent: start.agent,
@@ -126,6 +134,8 @@ impl VmWorker {
             looked_at: None,
             looked_at_ports: None,
             inspect_again_at: None,
+            out_of_sight: None,
+            doubts: 0,
             nics: BTreeMap::new(),
             last_power: None,
             last_agent: AgentState::default(),
@@ -267,7 +277,11 @@ impl VmWorker {
         }
         let blocked = BlockedSince {
             reason: blocked,
-            detail: progress.trouble.clone(),
+            detail: if blocked == Blocked::HypervisorUnreachable {
+                self.out_of_sight.clone()
+            } else {
+                progress.trouble.clone()
+            },
             since_ms: unix_ms(),
             next_retry_ms: progress.next_retry().map(unix_ms_of),
         };
@@ -324,6 +338,9 @@ impl VmWorker {
             self.agent.forget(after.id.clone()).await;
             self.nics.remove(&after.id);
         }
+        if next_vm.is_none() {
+            self.tools.ports.leave(after.id.clone());
+        }
         if let Some(vm) = next_vm.filter(|vm| **vm != self.vm) {
             (self.wake_others)(vm);
         }
@@ -357,30 +374,40 @@ impl VmWorker {
     async fn look(&mut self) {
         let looked = self.hypervisor.inspect(&self.vm).await;
         self.looked_at = Some(Instant::now());
-        match looked {
-            Ok(hardware) => self.take_in(hardware).await,
+        let hardware = match looked {
+            Ok(hardware) => hardware,
             Err(InspectError {
                 trouble: Trouble::NoSuchVm | Trouble::NotRunning,
                 ..
-            }) => {
-                let off = switched_off(self.hardware.take());
-                self.take_in(off).await;
-            }
-            Err(error) => {
-                tracing::warn!(vm = %self.vm, error = chain(&error), "cannot look");
-                self.hardware = None;
-                self.stale = true;
-                self.tools
-                    .store
-                    .observe(|ledger| ledger.not_observed(&self.vm));
-                self.inspect_again_at = Some(Instant::now() + INSPECT_RETRY);
-            }
+            }) => switched_off(self.hardware.take()),
+            Err(error) => return self.lose_sight(chain(&error), INSPECT_RETRY),
+        };
+        if hardware.power == PowerState::Off
+            && let Some(doubt) = self.doubt_that_it_is_off().await
+        {
+            let pause = (DOUBT_RETRY * 2_u32.saturating_pow(self.doubts)).min(INSPECT_RETRY);
+            self.doubts = self.doubts.saturating_add(1);
+            return self.lose_sight(doubt, pause);
         }
+        self.take_in(hardware).await;
+    }
+
+    fn lose_sight(&mut self, why: String, retry_after: Duration) {
+        tracing::warn!(vm = %self.vm, why, "cannot look");
+        self.hardware = None;
+        self.stale = true;
+        self.tools
+            .store
+            .observe(|ledger| ledger.not_observed(&self.vm));
+        self.inspect_again_at = Some(Instant::now() + retry_after);
+        self.out_of_sight = Some(why);
     }
 
     async fn take_in(&mut self, hardware: VmHardware) {
         self.stale = false;
         self.inspect_again_at = None;
+        self.out_of_sight = None;
+        self.doubts = 0;
         let channel = match hardware.power {
             PowerState::Off => None,
             PowerState::Running | PowerState::Paused | PowerState::Migrating => {
@@ -502,7 +529,7 @@ fn step_of(blocked: Blocked, progress: &Progress) -> Option<Step> {
 fn flow_of_action(action: Action) -> &'static str {
     match action {
         Action::MakePort | Action::Plug => "attach",
-        Action::Quiesce | Action::Unplug | Action::RemovePort | Action::Forget => "detach",
+        Action::Quiesce | Action::Unplug | Action::Forget => "detach",
         Action::Declare => "declare",
     }
 }

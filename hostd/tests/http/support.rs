@@ -1,5 +1,6 @@
 //! A hostd's API in this process, and a plain client of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use hostd::board::Board;
 use hostd::config::{Config, PatienceConfig};
 use hostd::daemon::VmRegistry;
 use hostd::http;
+use hostd::ports::HostPorts;
 use hostd::service::Service;
 use hostd::store::Store;
 use http_body_util::{BodyExt, Full};
@@ -83,6 +85,7 @@ impl Server {
         let service = Arc::new(Service {
             store,
             board,
+            ports: Arc::new(HostPorts::new(BTreeMap::new())),
             vms: Arc::new(VmRegistry::default()),
         });
         let (socket, served) = (config.socket.clone(), service.clone());

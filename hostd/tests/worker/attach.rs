@@ -18,6 +18,7 @@ async fn a_nic_comes_and_goes_in_order() {
     let nic = world.attached("vm1").await;
     world.assert_plugged(&nic, "vm1");
     let detached = world.detach(&nic).await.unwrap();
+    world.until_no_port(&nic).await;
 
     assert_eq!(detached.state, NicState::Available);
     assert_eq!(
@@ -33,7 +34,7 @@ async fn a_nic_comes_and_goes_in_order() {
             Deed::PortRemoved,
         ]
     );
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,7 +67,8 @@ async fn a_refused_plug_is_undone_and_named() {
 
     assert_eq!(failure_code(outcome), "hypervisor_refused");
     assert_eq!(world.record(&nic).state, NicState::Available);
-    world.assert_gone(&nic);
+    assert!(world.stage.deeds(&nic).contains(&Deed::PortIsolated));
+    world.assert_gone(&nic).await;
     assert_eq!(world.guest("vm1").wanted(&nic), None);
 }
 
@@ -82,7 +84,7 @@ async fn a_port_that_cannot_be_made_is_named_and_nothing_is_plugged() {
 
     assert_eq!(failure_code(outcome), "port_failed");
     assert!(!world.stage.deeds(&nic).contains(&Deed::Plugged));
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +205,7 @@ async fn an_attach_without_an_agent_gives_up_in_time_and_leaves_nothing() {
     assert!(began.elapsed() < PATIENCE.attach + Duration::from_secs(5));
     assert_eq!(world.record(&nic).last_failure.unwrap().code, "timed_out");
     assert!(!world.stage.deeds(&nic).contains(&Deed::Plugged));
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,7 +234,7 @@ async fn a_failed_binding_is_undone_and_named() {
     let outcome = world.attach(&nic, "vm1", "netns:gone").await;
 
     assert_eq!(failure_code(outcome), "target_gone");
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +254,7 @@ async fn a_device_that_vanishes_from_a_nic_in_use_is_noticed_and_cleaned_up() {
             world.record(&nic).last_failure.unwrap().code,
             "device_removed"
         );
-        world.assert_gone(&nic);
+        world.assert_gone(&nic).await;
     }
 }
 
@@ -266,7 +268,19 @@ async fn a_tap_taken_from_a_nic_in_use_is_noticed_and_cleaned_up() {
 
     let failure = world.record(&nic).last_failure.unwrap();
     assert_eq!(failure.code, "port_removed");
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_taken_out_of_its_bridge_is_put_back() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+
+    world.ports.take_out_of_bridge(&nic);
+    world.stage.until_done(&nic, Deed::PortMade, 2).await;
+
+    assert_eq!(world.record(&nic).state, NicState::InUse);
+    world.assert_plugged(&nic, "vm1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,6 +66,7 @@ async fn a_move_to_another_vm_keeps_what_the_nic_is() {
     assert_eq!(after.placement.unwrap().vm, vm("vm2"));
     assert_eq!(world.hypervisor.hardware(&vm("vm1")).nics, []);
     assert_eq!(world.guest("vm1").wanted(&nic), None);
+    assert!(!world.stage.deeds(&nic).contains(&Deed::PortRemoved));
     world.assert_plugged(&nic, "vm2");
 }
 
@@ -117,7 +118,7 @@ async fn a_guest_that_keeps_its_device_is_cut_off_and_its_slot_stays_taken() {
         assert!(refused.unwrap_err().to_string().contains("hotplug_slots"));
         world.hypervisor.set_kernel(&vm("vm1"), Kernel::LetsGo);
         world.until_state(&nic, NicState::Available).await;
-        world.assert_gone(&nic);
+        world.assert_gone(&nic).await;
     }
 }
 
@@ -163,7 +164,7 @@ async fn a_guest_that_lets_go_late_ends_the_detach_at_once() {
         world.hypervisor.let_go(&vm("vm1"), &nic, events);
         world.until_state(&nic, NicState::Available).await;
 
-        world.assert_gone(&nic);
+        world.assert_gone(&nic).await;
     }
 }
 
@@ -178,7 +179,7 @@ async fn an_agent_that_clings_to_a_link_is_not_waited_for_for_ever() {
 
     assert!(began.elapsed() >= PATIENCE.release);
     assert!(began.elapsed() < PATIENCE.release + Duration::from_secs(5));
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +210,7 @@ async fn a_detach_gets_through_whatever_fails_once() {
 
         world.until_state(&nic, NicState::Available).await;
 
-        world.assert_gone(&nic);
+        world.assert_gone(&nic).await;
     }
 }
 
@@ -233,7 +234,7 @@ async fn a_device_without_a_record_is_cut_off_at_once_and_removed_after_its_quar
     assert!(quarantine < PATIENCE.quarantine + LONGER_THAN_ANY_LOOK);
     let hardware = world.hypervisor.hardware(&vm("vm1"));
     assert_eq!(hardware.slots[3].occupant, foreign);
-    world.assert_gone(&stray);
+    world.assert_gone(&stray).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +270,7 @@ async fn a_port_without_a_record_stays_while_a_device_uses_it() {
     world.hypervisor.set_kernel(&vm("vm1"), Kernel::LetsGo);
     world.stage.until_done(&stray, Deed::PortRemoved, 1).await;
 
-    world.assert_gone(&stray);
+    world.assert_gone(&stray).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -273,7 +273,7 @@ async fn a_nic_that_was_never_plugged_is_not_in_use_whatever_the_guest_says() {
 
     let failure = world.record(&siege.own).last_failure.unwrap();
     assert_eq!(failure.code, "timed_out");
-    world.assert_gone(&siege.own);
+    world.assert_gone(&siege.own).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,9 @@
 
 mod attach;
 mod detach;
+mod held_taps;
 mod hostile_agent;
+mod leftovers;
 mod promises;
 mod restart;
 mod supervision;

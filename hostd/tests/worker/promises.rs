@@ -31,7 +31,7 @@ async fn a_detach_that_is_not_durable_yet_changes_nothing() {
     world.journal.gate.add_permits(Semaphore::MAX_PERMITS);
     detach.await.unwrap();
     world.until_state(&nic, NicState::Available).await;
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn a_worker_in_the_middle_of_an_attach_waits_for_a_detach_to_be_durable() 
     world.journal.gate.add_permits(Semaphore::MAX_PERMITS);
     detach.await.unwrap();
     world.until_state(&nic, NicState::Available).await;
-    world.assert_gone(&nic);
+    world.assert_gone(&nic).await;
 }
 
 #[tokio::test(start_paused = true)]

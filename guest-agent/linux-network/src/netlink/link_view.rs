@@ -49,6 +49,9 @@ pub struct LinkView {
     pub admin: AdminState,
     /// Whether the other end is there.
     pub carrier: Carrier,
+    /// The same as its driver knows it, switched on or not (`IFLA_CARRIER`). The far end of a tap
+    /// is whichever process holds a queue of it.
+    pub far_end: Carrier,
     /// Free text that somebody attached to it.
     pub alias: Option<String>,
     /// What made it: `tun`, `bridge`, `ifb`, `veth`; `None` for a device with a driver of its own,
@@ -74,6 +77,7 @@ impl From<LinkMessage> for LinkView {
                 AdminState::Down
             },
             carrier: carrier(flags),
+            far_end: Carrier::Absent,
             alias: None,
             kind: None,
             parent_device: None,
@@ -96,6 +100,8 @@ impl LinkView {
             LinkAttribute::IfName(name) => self.name = name,
             LinkAttribute::Address(octets) => self.mac = mac(&octets),
             LinkAttribute::Mtu(bytes) => self.mtu = bytes,
+            LinkAttribute::Carrier(0) => self.far_end = Carrier::Absent,
+            LinkAttribute::Carrier(_) => self.far_end = Carrier::Present,
             LinkAttribute::IfAlias(text) if !text.is_empty() => self.alias = Some(text),
             LinkAttribute::ParentDevName(name) => self.parent_device = Some(name),
             LinkAttribute::Controller(index) if index != 0 => self.master = Some(LinkIndex(index)),

@@ -12,6 +12,7 @@
 pub(crate) mod address;
 pub(crate) mod link;
 pub(crate) mod link_view;
+pub(crate) mod removal;
 pub(crate) mod route;
 
 use std::io;

@@ -7,4 +7,6 @@ mod netlink;
 #[cfg(test)]
 mod netns;
 #[cfg(test)]
+mod taps;
+#[cfg(test)]
 mod watch_and_announce;

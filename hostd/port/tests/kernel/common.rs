@@ -13,7 +13,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::tc::TcAttribute;
 use nic_model::{MacAddr, Mtu, NicId, RateLimits};
-use port::{BridgePorts, Port, PortProvider, PortSpec, TapLifetime};
+use port::{BridgePorts, Port, PortProvider, PortSpec, TapAccess};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -54,7 +54,7 @@ pub(crate) fn spec(number: u8) -> PortSpec {
         mtu: Mtu::ETHERNET,
         queue_count: 1,
         limits: RateLimits::default(),
-        lifetime: TapLifetime::Descriptors,
+        access: TapAccess::Descriptors,
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use linux_network::Netns;
 use nic_model::{BitRate, Mtu, RateLimit, RateLimits};
-use port::{BridgePorts, MakePortError, PortProvider, PortSpec, TapLifetime};
+use port::{BridgePorts, MakePortError, PortProvider, PortSpec};
 
 use crate::common::{Vm, bridge, links, run, spec};
 
@@ -20,14 +20,13 @@ fn told(error: &MakePortError) -> String {
     text
 }
 
-/// Persistent, so that nothing goes by itself, and limited, so that every step is taken.
-fn persistent() -> PortSpec {
+/// Limited, so that every step is taken.
+fn spec_with_everything() -> PortSpec {
     let limit = RateLimit {
         bandwidth: Some(BitRate::from_megabits_per_second(9)),
         packets: None,
     };
     PortSpec {
-        lifetime: TapLifetime::Persistent,
         limits: RateLimits {
             inbound: limit,
             outbound: limit,
@@ -51,7 +50,7 @@ async fn a_bridge_that_is_missing_down_or_no_bridge_is_named() {
         let ports = BridgePorts::connect(&netns, name.parse().unwrap())
             .await
             .unwrap();
-        let error = ports.make(&persistent()).await.unwrap_err();
+        let error = ports.make(&spec_with_everything()).await.unwrap_err();
         assert!(told(&error).ends_with(complaint), "{}", told(&error));
     }
 
@@ -61,7 +60,7 @@ async fn a_bridge_that_is_missing_down_or_no_bridge_is_named() {
 #[tokio::test]
 async fn a_name_that_is_taken_by_something_else_is_left_alone() {
     let (netns, ports) = bridge().await;
-    let spec = persistent();
+    let spec = spec_with_everything();
     run(
         &netns,
         &format!("ip link add {} type ifb", spec.nic.tap_name()),
@@ -84,7 +83,7 @@ async fn nothing_is_left_when_the_tap_cannot_have_the_mtu() {
     // The driver allows 65535 less the Ethernet header (tun_net_initialize).
     let spec = PortSpec {
         mtu: Mtu::try_from(65_535).unwrap(),
-        ..persistent()
+        ..spec_with_everything()
     };
 
     let error = ports.make(&spec).await.unwrap_err();
@@ -96,7 +95,7 @@ async fn nothing_is_left_when_the_tap_cannot_have_the_mtu() {
 #[tokio::test]
 async fn nothing_is_left_when_a_rate_is_impossible() {
     let (netns, ports) = bridge().await;
-    let mut spec = persistent();
+    let mut spec = spec_with_everything();
     spec.limits.outbound.bandwidth = Some(BitRate::from_bits_per_second(0));
 
     let error = ports.make(&spec).await.unwrap_err();
@@ -112,7 +111,7 @@ async fn nothing_is_left_when_a_rate_is_impossible() {
 #[tokio::test]
 async fn nothing_is_left_when_the_intermediate_device_cannot_be_made() {
     let (netns, ports) = bridge().await;
-    let spec = persistent();
+    let spec = spec_with_everything();
     run(&netns, "ip link add other type veth peer name end").await;
     run(
         &netns,
@@ -156,7 +155,7 @@ async fn nothing_is_left_when_the_bridge_has_no_room() {
     });
     assert!(fill.await.unwrap().success());
 
-    let error = ports.make(&persistent()).await.unwrap_err();
+    let error = ports.make(&spec_with_everything()).await.unwrap_err();
 
     assert!(
         told(&error).contains("put its tap into the bridge"),

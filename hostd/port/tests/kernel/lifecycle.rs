@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use linux_network::{LinkEvent, LinkIndex, LinkWatch, Netlink, Netns, sysctl};
+use linux_network::{Netlink, Netns, sysctl};
 use nic_model::{BitRate, NicId, PacketRate, RateLimit, RateLimits};
-use port::{AdminState, PortProvider, PortSpec, PortView, TapLifetime, TapPorts};
+use port::{AdminState, Holder, Port, PortProvider, PortSpec, PortView, TapAccess, TapPorts};
 
 use crate::common::{Event, Log, Vm, bridge, links, run, spec};
 
@@ -256,9 +256,9 @@ async fn limits_of_a_port_in_use_can_be_changed_and_lifted() {
 #[tokio::test]
 async fn a_removed_port_leaves_nothing_and_can_be_removed_and_made_again() {
     let (netns, ports) = bridge().await;
-    for lifetime in [TapLifetime::Descriptors, TapLifetime::Persistent] {
+    for access in [TapAccess::Descriptors, TapAccess::Name] {
         let spec = PortSpec {
-            lifetime,
+            access,
             ..limited(1)
         };
         for _ in 0..2 {
@@ -280,41 +280,61 @@ async fn a_removed_port_leaves_nothing_and_can_be_removed_and_made_again() {
     }
 }
 
+/// Waits until nobody holds a port's tap: a child that another test has forked may hold a
+/// descriptor until it executes.
+async fn until_let_go(ports: &impl PortProvider, nic: &NicId) {
+    let is_free = |view: &PortView| view.nic == *nic && view.holder == Holder::Nobody;
+    let free = async {
+        while !ports.ports().await.unwrap().iter().any(is_free) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free)
+        .await
+        .expect("the tap is let go");
+}
+
 #[tokio::test]
-async fn a_tap_lives_as_long_as_was_asked_for() {
+async fn a_tap_outlives_its_holder_and_is_passed_on_to_the_next_one() {
     let (netns, ports) = bridge().await;
-    let persistent = PortSpec {
-        lifetime: TapLifetime::Persistent,
+    for queue_count in [1, 3] {
+        let spec = PortSpec {
+            queue_count,
+            ..limited(queue_count.try_into().unwrap())
+        };
+        let first = ports.make(&spec).await.unwrap();
+        let before = index(&netns, &spec.nic.tap_name()).await;
+        ports.isolate(&spec.nic).await.unwrap();
+
+        drop(first);
+        until_let_go(&ports, &spec.nic).await;
+        let second = ports.make(&spec).await.unwrap();
+
+        assert_eq!(second.queues.len(), usize::from(queue_count));
+        assert_eq!(index(&netns, &spec.nic.tap_name()).await, before);
+        let view = ports.ports().await.unwrap().remove(0);
+        assert_eq!(
+            (view.bridge.as_deref(), view.admin, view.holder),
+            (Some("br0"), AdminState::Up, Holder::Somebody)
+        );
+        ports.remove(&spec.nic).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tap_to_be_opened_by_its_name_is_held_by_nobody() {
+    let (netns, ports) = bridge().await;
+    let spec = PortSpec {
+        access: TapAccess::Name,
         ..spec(1)
     };
 
-    let kept = ports.make(&persistent).await.unwrap();
-    let held = ports.make(&spec(2)).await.unwrap();
-    let both = links(&netns).await;
-    let mut watch = LinkWatch::subscribe(&netns).await.unwrap();
-    let second = LinkIndex(index(&netns, &spec(2).nic.tap_name()).await);
-    drop(held);
-    // A child that another test has forked may hold the descriptor until it executes.
-    let gone = async { while watch.next().await.unwrap() != LinkEvent::Gone(second) {} };
-    tokio::time::timeout(Duration::from_secs(10), gone)
-        .await
-        .expect("the tap goes");
+    let Port { tap, queues } = ports.make(&spec).await.unwrap();
+    until_let_go(&ports, &spec.nic).await;
+    let again = ports.make(&spec).await.unwrap();
 
-    assert!(kept.queues.is_empty());
-    assert_eq!(
-        both,
-        [
-            "br0".to_owned(),
-            persistent.nic.tap_name(),
-            spec(2).nic.tap_name()
-        ]
-    );
-    assert_eq!(
-        links(&netns).await,
-        ["br0".to_owned(), persistent.nic.tap_name()]
-    );
-    let again = ports.make(&persistent).await.unwrap();
-    assert!(again.queues.is_empty());
+    assert_eq!(links(&netns).await, ["br0".to_owned(), tap]);
+    assert!(queues.is_empty() && again.queues.is_empty());
 }
 
 #[tokio::test]
@@ -368,6 +388,7 @@ async fn an_isolated_port_passes_nothing_until_it_is_made_again() {
         ifb: Some(one.nic.ifb_name()),
         bridge: None,
         admin: AdminState::Down,
+        holder: Holder::Somebody,
     };
     assert!(ports.ports().await.unwrap().contains(&view));
     ports.make(&one).await.unwrap();
@@ -403,6 +424,7 @@ async fn ports_are_listed_by_their_links_and_nothing_else_is() {
         ifb: Some(one.nic.ifb_name()),
         bridge: Some("br0".to_owned()),
         admin: AdminState::Up,
+        holder: Holder::Somebody,
     };
     let leftover = PortView {
         nic: orphan.clone(),
@@ -410,6 +432,7 @@ async fn ports_are_listed_by_their_links_and_nothing_else_is() {
         ifb: Some(orphan.ifb_name()),
         bridge: None,
         admin: AdminState::Down,
+        holder: Holder::Nobody,
     };
     assert_eq!(found, [port, leftover]);
 }

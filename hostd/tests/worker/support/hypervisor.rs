@@ -15,6 +15,7 @@ use nic_model::{
     Backend, HotplugMode, MacAddr, NicId, PciPath, PluggedNic, PowerState, Slot, SlotId,
     SlotOccupant, VmHardware, VmId, VmRunId,
 };
+use port::TapAccess;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
@@ -45,6 +46,7 @@ struct Vm {
 #[derive(Debug)]
 pub(crate) struct ScriptedHypervisor {
     stage: Arc<Stage>,
+    access: TapAccess,
     vms: Mutex<BTreeMap<VmId, Vm>>,
     events: broadcast::Sender<HypervisorEvent>,
     changes: watch::Sender<u64>,
@@ -54,10 +56,16 @@ impl ScriptedHypervisor {
     pub(crate) fn new(stage: Arc<Stage>) -> Self {
         Self {
             stage,
+            access: TapAccess::Descriptors,
             vms: Mutex::default(),
             events: broadcast::channel(64).0,
             changes: watch::channel(0).0,
         }
+    }
+
+    /// One that comes to taps in another way.
+    pub(crate) fn with_access(self, access: TapAccess) -> Self {
+        Self { access, ..self }
     }
 
     pub(crate) fn add_vm(&self, vm: &VmId, slots: u8, hotplug: HotplugMode, channel: PathBuf) {
@@ -193,6 +201,10 @@ impl ScriptedHypervisor {
             let slot = slot.ok_or_else(|| Trouble::Refused {
                 message: format!("slot {} is not free", request.slot),
             })?;
+            if self.access == TapAccess::Descriptors && request.tap.queues.is_empty() {
+                let message = "no descriptors were passed".to_owned();
+                return Err(Trouble::Refused { message });
+            }
             slot.occupant = SlotOccupant::Nic(nic.clone());
             hardware.nics.retain(|plugged| plugged.nic != *nic);
             hardware.nics.push(PluggedNic {

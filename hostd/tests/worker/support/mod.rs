@@ -19,13 +19,14 @@ use hostd::agent_link::{AgentHandle, AgentState};
 use hostd::board::{Board, BoardEvent, Happening, LiveNic};
 use hostd::config::PatienceConfig;
 use hostd::daemon::{Backend, Daemon, Others};
+use hostd::ports::HostPorts;
 use hostd::service::{Answer, Ask, Caller, Service, ServiceError};
 use hostd::store::Store;
 use hostd::supervisor::TaskEnded;
 use hostd::worker::Tools;
 use nic_lifecycle::{HostQuota, Network, NicRecord, NicState, Site, VmClass};
 use nic_model::{HotplugMode, Mtu, NetworkName, NicId, RateLimits, Target, VmId};
-use port::{PortProvider, TapLifetime};
+use port::{PortProvider, TapAccess};
 use tempfile::TempDir;
 
 use guest::Guest;
@@ -46,7 +47,7 @@ pub(crate) struct Setup {
     pub(crate) vms: Vec<&'static str>,
     pub(crate) slots: u8,
     pub(crate) hotplug: HotplugMode,
-    pub(crate) lifetime: TapLifetime,
+    pub(crate) access: TapAccess,
     pub(crate) agents: Agents,
 }
 
@@ -63,7 +64,7 @@ impl Default for Setup {
             vms: vec!["vm1"],
             slots: 4,
             hotplug: HotplugMode::Acpi,
-            lifetime: TapLifetime::Descriptors,
+            access: TapAccess::Descriptors,
             agents: Agents::Everywhere,
         }
     }
@@ -76,7 +77,7 @@ pub(crate) struct World {
     pub(crate) ports: Arc<ScriptedPorts>,
     pub(crate) journal: Arc<ScriptedJournal>,
     pub(crate) guests: BTreeMap<VmId, Guest>,
-    lifetime: TapLifetime,
+    access: TapAccess,
     directory: TempDir,
     daemon: Daemon,
 }
@@ -95,21 +96,22 @@ impl World {
     pub(crate) async fn with(setup: Setup) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let stage = Arc::new(Stage::default());
-        let hypervisor = Arc::new(ScriptedHypervisor::new(stage.clone()));
+        let hypervisor = ScriptedHypervisor::new(stage.clone()).with_access(setup.access);
+        let hypervisor = Arc::new(hypervisor);
         for name in &setup.vms {
             let channel = directory.path().join(name);
             hypervisor.add_vm(&vm(name), setup.slots, setup.hotplug, channel);
         }
         let ports = Arc::new(ScriptedPorts::new(stage.clone(), hypervisor.clone()));
         let journal = Arc::new(ScriptedJournal::new(stage.clone()));
-        let daemon = daemon(&hypervisor, &ports, &journal, setup.lifetime);
+        let daemon = daemon(&hypervisor, &ports, &journal, setup.access);
         let mut world = Self {
             stage,
             hypervisor,
             ports,
             journal,
             guests: BTreeMap::new(),
-            lifetime: setup.lifetime,
+            access: setup.access,
             directory,
             daemon,
         };
@@ -120,14 +122,13 @@ impl World {
         world
     }
 
-    /// As after `kill -9`: everything in memory is lost, descriptors are closed, the journal and
-    /// the world outside stay as they are.
+    /// As after `kill -9`: everything in memory is lost, the journal and the world outside stay as
+    /// they are.
     pub(crate) async fn restart(&mut self) {
         self.daemon.stop();
         tokio::task::yield_now().await;
         self.stage.die_at(None);
-        self.ports.close_descriptors();
-        self.daemon = daemon(&self.hypervisor, &self.ports, &self.journal, self.lifetime);
+        self.daemon = daemon(&self.hypervisor, &self.ports, &self.journal, self.access);
         let vms: Vec<_> = self.guests.keys().cloned().collect();
         let names: Vec<_> = vms.iter().map(VmId::as_str).collect();
         self.until_known(&names).await;
@@ -306,11 +307,19 @@ impl World {
         .await;
     }
 
-    /// Nothing of a NIC is left anywhere, and no rule was broken on the way.
-    pub(crate) fn assert_gone(&self, nic: &NicId) {
-        assert_eq!(self.ports.admin(nic), None, "its port is left");
+    /// Nothing of a NIC is left anywhere, once its port has been removed behind it, and no rule
+    /// was broken on the way.
+    pub(crate) async fn assert_gone(&self, nic: &NicId) {
+        assert_ne!(self.ports.admin(nic), Some(port::AdminState::Up));
+        self.until_no_port(nic).await;
         assert!(!self.hypervisor.uses(nic), "its device or backend is left");
         self.assert_no_breach();
+    }
+
+    /// Waits until a NIC's port is removed.
+    pub(crate) async fn until_no_port(&self, nic: &NicId) {
+        let gone = || self.ports.admin(nic).is_none();
+        within("the removal of a port", self.stage.until(gone)).await;
     }
 
     /// A NIC has exactly one device, one backend and one port that passes frames.
@@ -347,7 +356,7 @@ fn daemon(
     hypervisor: &Arc<ScriptedHypervisor>,
     ports: &Arc<ScriptedPorts>,
     journal: &Arc<ScriptedJournal>,
-    tap_lifetime: TapLifetime,
+    tap_access: TapAccess,
 ) -> Daemon {
     let board = Arc::new(Board::default());
     let store = Store::open(site(), journal.clone(), board.clone()).unwrap();
@@ -356,12 +365,12 @@ fn daemon(
     let tools = Tools {
         store: Arc::new(store),
         board,
-        ports: Arc::new([(blue, ports)].into()),
+        ports: Arc::new(HostPorts::new([(blue, ports)].into())),
         patience: PATIENCE,
     };
     let backend = Backend {
         hypervisor: hypervisor.clone(),
-        tap_lifetime,
+        tap_access,
         others: Others::MineExcept(BTreeSet::new()),
     };
     Daemon::over(vec![backend], tools)
@@ -379,7 +388,7 @@ pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
     });
     let backend = |at: usize, others| Backend {
         hypervisor: hypervisors[at].clone(),
-        tap_lifetime: TapLifetime::Descriptors,
+        tap_access: TapAccess::Descriptors,
         others,
     };
     let not_one = Others::MineExcept(BTreeSet::from([vm("one")]));
@@ -387,7 +396,7 @@ pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
     let tools = Tools {
         store: Arc::new(store),
         board,
-        ports: Arc::default(),
+        ports: Arc::new(HostPorts::new(BTreeMap::new())),
         patience: PATIENCE,
     };
     (Daemon::over(backends, tools), hypervisors)

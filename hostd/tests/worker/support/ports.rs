@@ -8,21 +8,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use journal::{Batch, CommitError, Journal, LoadError, MemoryJournal, Row};
-use nic_model::NicId;
+use nic_model::{LinkName, NicId};
 use port::{
-    AdminState, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec,
-    PortView, RemovePortError, TapLifetime,
+    AdminState, Holder, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider,
+    PortSpec, PortView, RemovePortError, TapAccess,
 };
 use tokio::sync::Semaphore;
 
 use super::hypervisor::ScriptedHypervisor;
 use super::stage::{Call, Deed, Fault, Stage};
 
+/// A port as it is to be while its NIC is attached.
+const UP: ScriptedPort = ScriptedPort {
+    admin: AdminState::Up,
+    bridged: Bridged::InPlace,
+    holder: Holder::Nobody,
+};
+
 /// See the module.
 pub(crate) struct ScriptedPorts {
     stage: Arc<Stage>,
     hypervisor: Arc<ScriptedHypervisor>,
-    ports: Mutex<BTreeMap<NicId, (AdminState, TapLifetime)>>,
+    bridge: LinkName,
+    ports: Mutex<BTreeMap<NicId, ScriptedPort>>,
+    /// Each removal takes one permit.
+    pub(crate) removals: Semaphore,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ScriptedPort {
+    admin: AdminState,
+    bridged: Bridged,
+    /// A process that no hypervisor knows of.
+    holder: Holder,
+}
+
+/// Where a tap is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bridged {
+    InPlace,
+    Nowhere,
 }
 
 impl ScriptedPorts {
@@ -30,19 +55,20 @@ impl ScriptedPorts {
         Self {
             stage,
             hypervisor,
+            bridge: "br-blue".parse().unwrap(),
             ports: Mutex::default(),
+            removals: Semaphore::new(Semaphore::MAX_PERMITS),
         }
     }
 
     /// How a NIC's port is switched, if there is one.
     pub(crate) fn admin(&self, nic: &NicId) -> Option<AdminState> {
-        self.lock().get(nic).map(|(admin, _)| *admin)
+        self.lock().get(nic).map(|port| port.admin)
     }
 
     /// Puts a port there that nobody asked for.
     pub(crate) fn put(&self, nic: &NicId) {
-        let port = (AdminState::Up, TapLifetime::Persistent);
-        self.lock().insert(nic.clone(), port);
+        self.lock().insert(nic.clone(), UP);
     }
 
     /// Removes a port as somebody with `ip link delete` would.
@@ -53,28 +79,36 @@ impl ScriptedPorts {
 
     /// Switches a port off as somebody with `ip link set` would.
     pub(crate) fn switch_off(&self, nic: &NicId) {
-        if let Some((admin, _)) = self.lock().get_mut(nic) {
-            *admin = AdminState::Down;
-        }
+        self.change(nic, |port| port.admin = AdminState::Down);
+    }
+
+    /// Takes a tap out of its bridge as somebody with `ip link set` would.
+    pub(crate) fn take_out_of_bridge(&self, nic: &NicId) {
+        self.change(nic, |port| port.bridged = Bridged::Nowhere);
+    }
+
+    /// A process that no hypervisor tells of holds a tap, or does so no more.
+    pub(crate) fn hold(&self, nic: &NicId, holder: Holder) {
+        self.change(nic, |port| port.holder = holder);
     }
 
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// The daemon's descriptors are closed: taps that live by them alone are gone.
-    pub(crate) fn close_descriptors(&self) {
-        let hypervisor = &self.hypervisor;
-        self.lock().retain(|nic, (_, lifetime)| {
-            let stays = *lifetime == TapLifetime::Persistent || hypervisor.uses(nic);
-            if !stays {
-                self.stage.note(nic, Deed::PortLost);
-            }
-            stays
-        });
+    fn change(&self, nic: &NicId, change: impl FnOnce(&mut ScriptedPort)) {
+        self.lock().get_mut(nic).map(change);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NicId, (AdminState, TapLifetime)>> {
+    fn holder(&self, nic: &NicId, port: ScriptedPort) -> Holder {
+        if self.hypervisor.uses(nic) {
+            Holder::Somebody
+        } else {
+            port.holder
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NicId, ScriptedPort>> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,8 +128,10 @@ impl ScriptedPorts {
 impl PortProvider for ScriptedPorts {
     async fn make(&self, spec: &PortSpec) -> Result<Port, MakePortError> {
         let made = self.run(Call::MakePort, || {
-            let port = (AdminState::Up, spec.lifetime);
-            self.lock().insert(spec.nic.clone(), port);
+            let mut ports = self.lock();
+            let port = ports.entry(spec.nic.clone()).or_insert(UP);
+            (port.admin, port.bridged) = (UP.admin, UP.bridged);
+            drop(ports);
             self.stage.note(&spec.nic, Deed::PortMade);
         });
         made.await.map_err(|cause| MakePortError {
@@ -105,15 +141,13 @@ impl PortProvider for ScriptedPorts {
         })?;
         Ok(Port {
             tap: spec.nic.tap_name(),
-            queues: queues_of(spec.lifetime),
+            queues: queues_of(spec.access),
         })
     }
 
     async fn isolate(&self, nic: &NicId) -> Result<(), IsolatePortError> {
         let isolated = self.run(Call::IsolatePort, || {
-            if let Some((admin, _)) = self.lock().get_mut(nic) {
-                *admin = AdminState::Down;
-            }
+            self.switch_off(nic);
             self.stage.note(nic, Deed::PortIsolated);
         });
         isolated.await.map_err(|cause| IsolatePortError {
@@ -123,6 +157,7 @@ impl PortProvider for ScriptedPorts {
     }
 
     async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError> {
+        self.removals.acquire().await.unwrap().forget();
         let removed = self.run(Call::RemovePort, || {
             if self.hypervisor.uses(nic) {
                 self.stage
@@ -137,23 +172,29 @@ impl PortProvider for ScriptedPorts {
         })
     }
 
+    fn bridge(&self) -> Option<&LinkName> {
+        Some(&self.bridge)
+    }
+
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {
-        let view = |(nic, (admin, _)): (&NicId, &(AdminState, TapLifetime))| PortView {
-            nic: nic.clone(),
+        let ports = self.lock().clone();
+        let view = |(nic, port): (NicId, ScriptedPort)| PortView {
             tap: Some(nic.tap_name()),
             ifb: None,
-            bridge: None,
-            admin: *admin,
+            bridge: (port.bridged == Bridged::InPlace).then(|| self.bridge.to_string()),
+            admin: port.admin,
+            holder: self.holder(&nic, port),
+            nic,
         };
-        Ok(self.lock().iter().map(view).collect())
+        Ok(ports.into_iter().map(view).collect())
     }
 }
 
 /// Any descriptor does for a tap that nothing is sent through.
-fn queues_of(lifetime: TapLifetime) -> Vec<OwnedFd> {
-    match lifetime {
-        TapLifetime::Persistent => Vec::new(),
-        TapLifetime::Descriptors => vec![File::open("/dev/null").unwrap().into()],
+fn queues_of(access: TapAccess) -> Vec<OwnedFd> {
+    match access {
+        TapAccess::Name => Vec::new(),
+        TapAccess::Descriptors => vec![File::open("/dev/null").unwrap().into()],
     }
 }
 

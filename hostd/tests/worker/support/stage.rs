@@ -66,7 +66,7 @@ pub(crate) enum Deed {
     PortMade,
     PortIsolated,
     PortRemoved,
-    /// Its last descriptor was closed.
+    /// Somebody else removed it, or the descriptors to be passed went with a failed plug.
     PortLost,
     Plugged,
     CarrierDown,
@@ -224,14 +224,16 @@ impl Stage {
 
     /// Waits until a deed has been done as often as said.
     pub(crate) async fn until_done(&self, nic: &NicId, deed: Deed, times: usize) {
-        let mut changes = self.changes.subscribe();
         let count = || self.deeds(nic).iter().filter(|done| **done == deed).count();
-        super::within("a deed", async {
-            while count() < times {
-                changes.changed().await.unwrap();
-            }
-        })
-        .await;
+        super::within("a deed", self.until(|| count() >= times)).await;
+    }
+
+    /// Waits until something holds, looking after each deed.
+    pub(crate) async fn until(&self, holds: impl Fn() -> bool) {
+        let mut changes = self.changes.subscribe();
+        while !holds() {
+            changes.changed().await.unwrap();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
