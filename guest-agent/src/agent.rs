@@ -12,7 +12,6 @@
 //! kernel what is; the steps that are done already are found done.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use linux_network::{
     WatchLinksError,
 };
 use nic_binding::{Action, LinkPlace, UndeclaredAction, undeclared};
-use nic_model::{NetnsName, NicId};
+use nic_model::{BootId, NetnsName, NicId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
@@ -73,9 +72,6 @@ pub enum AgentError {
     /// The channel cannot be opened.
     #[error("failed to open the channel to the host")]
     Channel(#[source] io::Error),
-    /// The guest's boot id cannot be read.
-    #[error("failed to read the boot id")]
-    BootId(#[source] io::Error),
 }
 
 /// Runs the agent; it ends only by an error.
@@ -119,8 +115,8 @@ impl Agent {
         Ok(Self {
             watch: watch.map_err(AgentError::Watch)?,
             held_watch: held_watch.map_err(AgentError::Watch)?,
+            session: AgentSession::new(identity(guest.boot_id)),
             guest,
-            session: AgentSession::new(identity().map_err(AgentError::BootId)?),
             channel: channel::open(&settings.channel).map_err(AgentError::Channel)?,
             nics: BTreeMap::new(),
             clients_started: 0,
@@ -496,11 +492,10 @@ impl Agent {
     }
 }
 
-fn identity() -> io::Result<AgentIdentity> {
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    Ok(AgentIdentity {
+fn identity(boot_id: BootId) -> AgentIdentity {
+    AgentIdentity {
         versions: VersionRange::CURRENT,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
-        boot_id: boot_id.trim_end().to_owned(),
-    })
+        boot_id,
+    }
 }

@@ -4,12 +4,14 @@
 //! The holding namespace has a name, so that it and the links in it outlive the agent. IPv6 is off
 //! in it: a link that waits must not even say hello.
 
+use std::{fs, io};
+
 use linux_network::{
     AdminState, ConnectNetlinkError, LinkIndex, LinkView, ListLinksError, Netlink, Netns,
     OpenNetnsError, sysctl,
 };
 use nic_binding::{Admin, LinkSeen};
-use nic_model::NetnsName;
+use nic_model::{BootId, NetnsName};
 
 use crate::identity::IdentifyBy;
 
@@ -44,6 +46,8 @@ pub(crate) struct Guest {
     pub(crate) own: Space,
     pub(crate) holding: Space,
     pub(crate) identify_by: IdentifyBy,
+    /// The running kernel's.
+    pub(crate) boot_id: BootId,
 }
 
 /// Why the agent cannot begin.
@@ -67,6 +71,9 @@ pub enum EnterGuestError {
         #[source]
         cause: ConnectNetlinkError,
     },
+    /// The boot id cannot be read.
+    #[error("failed to read the boot id")]
+    BootId(#[source] io::Error),
 }
 
 impl Guest {
@@ -87,6 +94,7 @@ impl Guest {
             own,
             holding,
             identify_by,
+            boot_id: boot_id().map_err(EnterGuestError::BootId)?,
         })
     }
 
@@ -94,6 +102,11 @@ impl Guest {
     pub(crate) async fn held(&self) -> Result<Vec<LinkView>, ListLinksError> {
         self.holding.netlink.links().await
     }
+}
+
+fn boot_id() -> io::Result<BootId> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    text.trim_end().parse().map_err(io::Error::other)
 }
 
 async fn open(

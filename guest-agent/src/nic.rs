@@ -26,7 +26,8 @@ pub(crate) struct Nic {
 pub(crate) enum Effort {
     /// In the namespaces that are known; the others too when the device is surely there.
     Usual,
-    /// In every namespace that can be reached; without a device to go by, only for a release.
+    /// In every namespace that can be reached; without a device to go by, only for a link that may
+    /// be in a target.
     Thorough,
 }
 
@@ -147,14 +148,14 @@ impl Nic {
             }
         }
         if self.target.is_none() {
-            match OpenTarget::open(&binding.target, &wanted.nic, guest, news).await {
+            match OpenTarget::open(&binding.target, wanted, guest, news).await {
                 Ok(target) => self.target = Some(target),
                 Err(sight) => return sight,
             }
         }
         match &self.target {
             Some(target) => TargetSight::Present {
-                inode: target.inode(),
+                identity: target.identity,
                 name: NameInTarget::Free,
             },
             None => TargetSight::Gone,
@@ -189,8 +190,8 @@ impl Nic {
         let nowhere = match (device, effort) {
             (Device::Present, _) => LinkPlace::Hidden,
             // Without a device to go by, a link with the right address in a strange namespace may
-            // be one that is still on its way into the guest, unless it is to go.
-            (Device::Unknown, Effort::Thorough) if self.binding.binding().is_none() => {
+            // be one that is still on its way into the guest, unless it has been in a target.
+            (Device::Unknown, Effort::Thorough) if self.binding.may_be_in_a_target() => {
                 LinkPlace::Nowhere
             }
             (Device::Absent | Device::Unknown, _) => return Ok(Err(LinkPlace::Nowhere)),
@@ -226,7 +227,7 @@ impl Nic {
 
     /// Whether another link has the wanted name in the target.
     async fn name_in_target(&self, sight: TargetSight) -> Result<TargetSight, LookError> {
-        let TargetSight::Present { inode, .. } = sight else {
+        let TargetSight::Present { identity, .. } = sight else {
             return Ok(sight);
         };
         let (Some(target), Some(binding)) = (&self.target, self.binding.binding()) else {
@@ -242,7 +243,7 @@ impl Nic {
             Some(holder) if !is_own(&holder) => NameInTarget::Taken,
             Some(_) | None => NameInTarget::Free,
         };
-        Ok(TargetSight::Present { inode, name })
+        Ok(TargetSight::Present { identity, name })
     }
 
     fn look_error(&self, problem: String) -> LookError {

@@ -4,14 +4,19 @@
 //! to do when the link arrives. Holding it also keeps a dead container's namespace from being torn
 //! down, so its end has to be watched for: a process by its pidfd, a name by inotify on its
 //! directory. Then the agent takes the link out itself and lets go.
+//!
+//! A pid alone does not say which process is meant. What the host has learned of it comes with the
+//! wish: the boot it was asked in, and once the NIC was bound, when that process started and in
+//! which namespace it was. A process that is another one by this is taken for no process at all.
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use agent_protocol::{KnownTarget, WantedNic};
 use linux_network::Netns;
 use linux_network::OpenNetnsError;
 use linux_network::announce::Announcer;
 use nic_binding::TargetSight;
-use nic_model::{NetnsInode, NetnsName, NicId, Target};
+use nic_model::{BootId, NetnsInode, NetnsName, NicId, ProcessStart, Target, TargetIdentity};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags};
@@ -35,6 +40,7 @@ pub(crate) enum TargetNews {
 pub(crate) struct OpenTarget {
     pub(crate) space: Space,
     pub(crate) announcer: Announcer,
+    pub(crate) identity: TargetIdentity,
     life: Life,
 }
 
@@ -58,14 +64,14 @@ impl Drop for Watcher {
 }
 
 impl OpenTarget {
-    /// Opens `target` for `nic`, or says in the terms of the decisions why that cannot be.
+    /// Opens `target` for the NIC of `wanted`, or says in the terms of the decisions why that cannot be.
     pub(crate) async fn open(
         target: &Target,
-        nic: &NicId,
+        wanted: &WantedNic,
         guest: &Guest,
         news: &mpsc::Sender<TargetNews>,
     ) -> Result<Self, TargetSight> {
-        let (netns, life) = find(target, nic, news)?;
+        let (netns, process_started, life) = find(target, wanted, guest.boot_id, news)?;
         if netns == guest.own.netns || netns == guest.holding.netns {
             return Err(TargetSight::IsGuest);
         }
@@ -78,6 +84,11 @@ impl OpenTarget {
         Ok(Self {
             space: space.map_err(|error| refused(&error))?,
             announcer: announcer.map_err(|error| refused(&error))?,
+            identity: TargetIdentity {
+                boot_id: guest.boot_id,
+                netns_inode: netns.inode(),
+                process_started,
+            },
             life,
         })
     }
@@ -91,37 +102,68 @@ impl OpenTarget {
             }
         }
     }
-
-    pub(crate) fn inode(&self) -> NetnsInode {
-        self.space.netns.inode()
-    }
 }
 
 fn find(
     target: &Target,
-    nic: &NicId,
+    wanted: &WantedNic,
+    boot_id: BootId,
     news: &mpsc::Sender<TargetNews>,
-) -> Result<(Netns, Life), TargetSight> {
+) -> Result<(Netns, Option<ProcessStart>, Life), TargetSight> {
     match target {
         Target::Pid { pid, netns_inode } => {
             let pidfd = hold_process(*pid)?;
+            let started = process_started(*pid)?;
             let netns = Netns::open_pid(*pid).map_err(|error| gone(target, &error))?;
             // The number may have passed to another process between the two.
-            if has_ended(&pidfd) {
+            if has_ended(&pidfd) || !may_be(wanted.known_target, boot_id, started) {
                 return Err(TargetSight::Gone);
             }
-            if netns_inode.is_some_and(|inode| inode != netns.inode()) {
-                let found = netns.inode();
+            let bound_in = wanted.known_target.and_then(inode_of);
+            let found = netns.inode();
+            if netns_inode.or(bound_in).is_some_and(|inode| inode != found) {
                 return Err(TargetSight::Changed { found });
             }
-            let _watcher = watch_process(&pidfd, nic, news);
-            Ok((netns, Life::Process { pidfd, _watcher }))
+            let _watcher = watch_process(&pidfd, &wanted.nic, news);
+            Ok((netns, Some(started), Life::Process { pidfd, _watcher }))
         }
         Target::Netns { name } => {
             let netns = Netns::open_named(name).map_err(|error| gone(target, &error))?;
-            Ok((netns, Life::Name(name.clone())))
+            Ok((netns, None, Life::Name(name.clone())))
         }
     }
+}
+
+/// Whether a process that started then is the one that is meant.
+fn may_be(known: Option<KnownTarget>, boot_id: BootId, started: ProcessStart) -> bool {
+    match known {
+        None => true,
+        Some(KnownTarget::AskedIn { boot_id: asked_in }) => asked_in == boot_id,
+        Some(KnownTarget::BoundIn { target }) => {
+            target.boot_id == boot_id && target.process_started == Some(started)
+        }
+    }
+}
+
+fn inode_of(known: KnownTarget) -> Option<NetnsInode> {
+    match known {
+        KnownTarget::AskedIn { .. } => None,
+        KnownTarget::BoundIn { target } => Some(target.netns_inode),
+    }
+}
+
+fn process_started(pid: u32) -> Result<ProcessStart, TargetSight> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let started = stat.ok().as_deref().and_then(start_in_stat);
+    started.ok_or(TargetSight::Gone)
+}
+
+/// Field 22 of proc_pid_stat(5). Field 2 is the program's name in parentheses, which may contain
+/// both spaces and parentheses, so fields are counted from the last one on.
+fn start_in_stat(stat: &str) -> Option<ProcessStart> {
+    let (_, from_state) = stat.rsplit_once(')')?;
+    let ticks = from_state.split_ascii_whitespace().nth(22 - 3)?;
+    ticks.parse().ok().map(ProcessStart)
 }
 
 fn gone(target: &Target, error: &OpenNetnsError) -> TargetSight {
@@ -184,4 +226,53 @@ pub(crate) fn watch_names(news: mpsc::Sender<TargetNews>) -> std::io::Result<()>
 /// The reading end of a pipe is what tokio has for any descriptor that becomes readable.
 fn pollable(descriptor: OwnedFd) -> std::io::Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd_unchecked(descriptor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: &str = "00000000-0000-4000-8000-000000000001";
+    const NEXT_BOOT: &str = "00000000-0000-4000-8000-000000000002";
+    const STARTED: ProcessStart = ProcessStart(4711);
+
+    fn bound_in(boot_id: &str) -> KnownTarget {
+        KnownTarget::BoundIn {
+            target: TargetIdentity {
+                boot_id: boot_id.parse().unwrap(),
+                netns_inode: NetnsInode(1),
+                process_started: Some(STARTED),
+            },
+        }
+    }
+
+    #[test]
+    fn a_pid_of_another_boot_or_another_start_is_another_process() {
+        let asked_in = |boot_id: &str| KnownTarget::AskedIn {
+            boot_id: boot_id.parse().unwrap(),
+        };
+        let cases = [
+            (None, STARTED, true),
+            (Some(asked_in(BOOT)), STARTED, true),
+            (Some(asked_in(NEXT_BOOT)), STARTED, false),
+            (Some(bound_in(BOOT)), STARTED, true),
+            (Some(bound_in(BOOT)), ProcessStart(4712), false),
+            (Some(bound_in(NEXT_BOOT)), STARTED, false),
+        ];
+        for (known, started, expected) in cases {
+            let found = may_be(known, BOOT.parse().unwrap(), started);
+
+            assert_eq!(found, expected, "{known:?}, started {started:?}");
+        }
+    }
+
+    #[test]
+    fn a_programs_name_does_not_shift_the_fields() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        for name in ["sh", "a b", ") 1 2 3", "(("] {
+            let stat = format!("42 ({name}) {fields}");
+
+            assert_eq!(start_in_stat(&stat), Some(STARTED), "{name}");
+        }
+    }
 }

@@ -5,7 +5,8 @@
 
 mod support;
 
-use agent_protocol::{BindError, BindStep, Goal, Phase};
+use agent_protocol::{BindError, BindStep, Goal, KnownTarget, Phase};
+use nic_model::{NetnsInode, ProcessStart, TargetIdentity};
 use support::{World, dhcp_binding, static_binding};
 
 fn is_failed(phase: &Phase) -> bool {
@@ -24,6 +25,15 @@ fn namespace_of(pid: u32) -> u64 {
     std::fs::metadata(format!("/proc/{pid}/ns/net"))
         .unwrap()
         .ino()
+}
+
+async fn container(world: &mut World) -> u32 {
+    let pid = world.spawn_in("box", "sleep", &["1000"]);
+    // nsenter enters before it becomes the program.
+    while namespace_of(pid) == namespace_of(std::process::id()) {
+        tokio::task::yield_now().await;
+    }
+    pid
 }
 
 async fn bound_world() -> World {
@@ -190,11 +200,7 @@ async fn the_guests_own_namespace_is_no_target() {
 #[tokio::test]
 async fn a_killed_container_gives_its_link_back() {
     let mut world = World::start().await;
-    let pid = world.spawn_in("box", "sleep", &["1000"]);
-    // nsenter enters before it becomes the program.
-    while namespace_of(pid) == namespace_of(std::process::id()) {
-        tokio::task::yield_now().await;
-    }
+    let pid = container(&mut world).await;
     let target = format!("pid:{pid}@{}", namespace_of(pid));
     world.want_bound(1, static_binding(&target)).await;
     world.plug();
@@ -294,6 +300,64 @@ async fn a_killed_agent_releases_a_link_it_was_never_told_the_place_of() {
 
     world.phase(|phase| *phase == Phase::Released).await;
     world.assert_held();
+}
+
+#[tokio::test]
+async fn a_container_that_died_while_no_agent_ran_is_told_as_one_that_died() {
+    let mut world = World::start().await;
+    let pid = container(&mut world).await;
+    world
+        .want_bound(1, static_binding(&format!("pid:{pid}")))
+        .await;
+    world.plug();
+    world.bound().await;
+    world.kill_agent();
+    world.kill_helper(pid);
+
+    world.start_agent();
+    world.connect().await;
+
+    world.phase(|phase| *phase == Phase::Returned).await;
+    world.assert_held();
+}
+
+#[tokio::test]
+async fn a_process_that_bears_the_pid_of_a_dead_container_gets_nothing() {
+    let mut world = World::start().await;
+    let pid = container(&mut world).await;
+    let binding = static_binding(&format!("pid:{pid}"));
+    world.want_bound(1, binding.clone()).await;
+    world.plug();
+    let Phase::Bound { target, .. } = world.bound().await.phase else {
+        unreachable!("bound() waits for it");
+    };
+    let others = [
+        TargetIdentity {
+            process_started: target
+                .process_started
+                .map(|start| ProcessStart(start.0 + 1)),
+            ..target
+        },
+        TargetIdentity {
+            boot_id: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+            ..target
+        },
+        TargetIdentity {
+            netns_inode: NetnsInode(target.netns_inode.0 + 1),
+            ..target
+        },
+    ];
+    for target in others {
+        world.kill_agent();
+        world.know_offline(binding.clone(), KnownTarget::BoundIn { target });
+
+        world.start_agent();
+        world.connect().await;
+
+        world.phase(|phase| *phase == Phase::Returned).await;
+
+        world.assert_held();
+    }
 }
 
 #[tokio::test]

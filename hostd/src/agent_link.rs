@@ -20,7 +20,7 @@ use agent_protocol::{
     BindError, CloseReason, FloodLimit, HostSession, NicReport, Phase, ReceiveLimits, SessionEvent,
     SessionNonce, VersionRange, WantedNic,
 };
-use nic_model::{NicId, VmId};
+use nic_model::{BootId, NicId, VmId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -75,7 +75,7 @@ pub enum AgentState {
         /// The agent's version, chosen by the guest.
         agent: String,
         /// The guest kernel's boot id, chosen by the guest.
-        boot_id: String,
+        boot_id: BootId,
     },
     /// The agent speaks other versions.
     Incompatible {

@@ -279,8 +279,9 @@ impl Board {
         }
     }
 
-    /// What the guest last reported of a NIC in use; tells whether that is news.
-    pub fn guest_reported(&self, id: &NicId, vm: &VmId, phase: &Phase) -> News {
+    /// What the guest last reported of a NIC in use or on its way there; tells whether that is news.
+    pub fn guest_reported(&self, record: &NicRecord, vm: &VmId, phase: &Phase) -> News {
+        let id = &record.id;
         let (addresses, degraded) = match phase {
             Phase::Bound { addresses, .. } => (addresses.clone(), None),
             Phase::Returned => (
@@ -288,6 +289,10 @@ impl Board {
                 Some("its container died; the link waits in the guest".to_owned()),
             ),
             Phase::Failed { error } => (Vec::new(), Some(format!("binding failed: {error}"))),
+            // The container has lost what it had: a lease that ended, an agent that began anew.
+            Phase::Awaited | Phase::Binding if record.state == NicState::InUse => {
+                (Vec::new(), Some("the guest is binding it again".to_owned()))
+            }
             Phase::Awaited | Phase::Binding | Phase::Released | Phase::Absent => return News::No,
         };
         let before = self.nic(id);

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use nic_model::NicId;
+use nic_model::{BootId, NicId};
 
 use crate::framing::{Frame, FrameDecoder, FrameTooLong, SessionNonce, encode_frame};
 use crate::host_session::MAX_NICS;
@@ -32,7 +32,7 @@ pub struct AgentIdentity {
     /// Its own version, for people.
     pub agent: String,
     /// The kernel's `boot_id`.
-    pub boot_id: String,
+    pub boot_id: BootId,
 }
 
 /// What the host told the agent.
@@ -206,7 +206,7 @@ impl AgentSession {
         let welcome = AgentMessage::Welcome {
             version,
             agent: self.identity.agent.clone(),
-            boot_id: self.identity.boot_id.clone(),
+            boot_id: self.identity.boot_id,
         };
         self.reply(nonce, welcome);
         if self.session.as_ref().map(|open| open.nonce) != Some(nonce) {

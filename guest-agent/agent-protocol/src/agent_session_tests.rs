@@ -10,7 +10,7 @@ fn agent() -> AgentSession {
     AgentSession::new(AgentIdentity {
         versions: VersionRange::CURRENT,
         agent: "0.1.0".into(),
-        boot_id: "boot".into(),
+        boot_id: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
     })
 }
 

@@ -14,13 +14,15 @@
 //! ```
 //!
 //! A closed session stays closed until [`HostSession::start`] brings a new nonce: how soon is the
-//! caller's choice, and a guest that floods should wait. What was declared outlives sessions.
+//! caller's choice, and a guest that floods should wait. What was declared outlives sessions, and
+//! so does what was learned of a pid that is a target: a guest that was rebooted in between must
+//! not take another process for it.
 //! Time is a [`Duration`] since an origin of the caller's choice that never moves.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use nic_model::NicId;
+use nic_model::{BootId, NicId};
 use serde::Serialize;
 
 use crate::framing::{Frame, FrameDecoder, MAX_FRAME, SessionNonce, encode_frame};
@@ -51,7 +53,7 @@ pub enum SessionEvent {
         /// The agent's own version, for people. Chosen by the guest.
         agent: String,
         /// The guest kernel's `boot_id`. Chosen by the guest.
-        boot_id: String,
+        boot_id: BootId,
     },
     /// How a declared NIC stands, for its newest generation.
     Report(NicReport),
@@ -168,6 +170,7 @@ enum State {
 #[derive(Debug)]
 struct Established {
     nonce: SessionNonce,
+    boot_id: BootId,
     /// NICs of the first declaration that were not sent yet; `None` once all were.
     undeclared: Option<VecDeque<NicId>>,
     /// NICs that changed since.
@@ -214,7 +217,7 @@ impl HostSession {
     ///
     /// # Errors
     /// When the entry does not fit. Nothing has changed then.
-    pub fn want(&mut self, nic: WantedNic) -> Result<(), DeclareError> {
+    pub fn want(&mut self, mut nic: WantedNic) -> Result<(), DeclareError> {
         let len = encode(&nic).len();
         let id = nic.nic.clone();
         if len > MAX_WANTED_NIC {
@@ -222,6 +225,12 @@ impl HostSession {
         }
         if self.wanted.len() >= MAX_NICS && !self.wanted.contains_key(&id) {
             return Err(DeclareError::TooMany { nic: id });
+        }
+        let same = |known: &&WantedNic| known.generation == nic.generation;
+        let known = self.wanted.get(&id).filter(same);
+        nic.known_target = nic.known_target.or(known.and_then(|nic| nic.known_target));
+        if let State::Established(session) = &self.state {
+            nic.note_asked_in(session.boot_id);
         }
         self.wanted.insert(id.clone(), nic);
         self.mark_changed(id);
@@ -351,11 +360,15 @@ impl HostSession {
                 agent,
                 boot_id,
             } if self.versions.contains(version) => {
-                self.state = State::Established(Established::new(nonce, &self.wanted, now));
+                for nic in self.wanted.values_mut() {
+                    nic.note_asked_in(boot_id);
+                }
+                let session = Established::new(nonce, boot_id, &self.wanted, now);
+                self.state = State::Established(session);
                 self.events.push_back(SessionEvent::Opened {
                     version,
                     agent: capped(&agent),
-                    boot_id: capped(&boot_id),
+                    boot_id,
                 });
             }
             AgentMessage::Welcome { version, .. } => self.close_incompatible(VersionRange {
@@ -381,12 +394,15 @@ impl HostSession {
     }
 
     fn handle_report(&mut self, report: NicReport) {
-        match self.wanted.get(&report.nic) {
+        match self.wanted.get_mut(&report.nic) {
             None => self.counters.undeclared_reports += 1,
             Some(wanted) if wanted.generation != report.generation => {
                 self.counters.outdated_reports += 1;
             }
-            Some(_) => self.queue_report(report),
+            Some(wanted) => {
+                wanted.note_reported(&report.phase);
+                self.queue_report(report);
+            }
         }
     }
 
@@ -448,9 +464,15 @@ impl HostSession {
 }
 
 impl Established {
-    fn new(nonce: SessionNonce, wanted: &BTreeMap<NicId, WantedNic>, now: Duration) -> Self {
+    fn new(
+        nonce: SessionNonce,
+        boot_id: BootId,
+        wanted: &BTreeMap<NicId, WantedNic>,
+        now: Duration,
+    ) -> Self {
         Self {
             nonce,
+            boot_id,
             undeclared: Some(wanted.keys().cloned().collect()),
             changed: BTreeSet::new(),
             next_ping: now + PING_INTERVAL,

@@ -4,10 +4,12 @@ use nic_model::{Addressing, LinkName, Mtu, Target};
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::{Binding, Goal, Phase};
+use crate::message::{Binding, Goal, KnownTarget, Phase};
 use crate::{AgentEvent, AgentIdentity, AgentSession};
 
 const NONCE: SessionNonce = SessionNonce(7);
+const BOOT: &str = "00000000-0000-4000-8000-000000000001";
+const NEXT_BOOT: &str = "00000000-0000-4000-8000-000000000002";
 const START: Duration = Duration::from_secs(100);
 
 fn nic(number: usize) -> NicId {
@@ -21,6 +23,7 @@ fn wanted(number: usize, generation: u64) -> WantedNic {
         path: "02.0/00.0".parse().unwrap(),
         mac: "5a:00:00:00:00:01".parse().unwrap(),
         goal: Goal::Released,
+        known_target: None,
     }
 }
 
@@ -57,7 +60,7 @@ fn agent_with(versions: VersionRange) -> AgentSession {
     AgentSession::new(AgentIdentity {
         versions,
         agent: "0.1.0".into(),
-        boot_id: "boot".into(),
+        boot_id: BOOT.parse().unwrap(),
     })
 }
 
@@ -205,7 +208,7 @@ fn bytes_of_an_earlier_life_do_not_open_a_session() {
     let welcome = AgentMessage::Welcome {
         version: 1,
         agent: String::new(),
-        boot_id: String::new(),
+        boot_id: BOOT.parse().unwrap(),
     };
     let stale = message(SessionNonce(6), &welcome);
 
@@ -264,7 +267,7 @@ fn a_welcome_to_a_version_that_was_not_offered_closes() {
     let welcome = AgentMessage::Welcome {
         version: 9,
         agent: String::new(),
-        boot_id: String::new(),
+        boot_id: BOOT.parse().unwrap(),
     };
 
     host.handle_bytes(&message(NONCE, &welcome), START);
@@ -473,4 +476,84 @@ proptest! {
         }
         prop_assert!(host.is_established());
     }
+}
+
+fn bound_into_pid(generation: u64) -> WantedNic {
+    let mut nic = long_name_nic(1, 0);
+    if let Goal::Bound { binding } = &mut nic.goal {
+        binding.target = "pid:42".parse().unwrap();
+    }
+    WantedNic { generation, ..nic }
+}
+
+fn declared(heard: Vec<AgentEvent>) -> Option<KnownTarget> {
+    heard.into_iter().find_map(|event| match event {
+        AgentEvent::Declared(nics) => nics.first().and_then(|nic| nic.known_target),
+        AgentEvent::Wanted(nic) => nic.known_target,
+        AgentEvent::Opened { .. } | AgentEvent::Forgotten(_) | AgentEvent::Closed(_) => None,
+    })
+}
+
+fn booted_as(boot_id: &str) -> AgentSession {
+    AgentSession::new(AgentIdentity {
+        versions: VersionRange::CURRENT,
+        agent: "0.1.0".into(),
+        boot_id: boot_id.parse().unwrap(),
+    })
+}
+
+#[test]
+fn a_pid_stays_the_one_of_the_boot_it_was_asked_in() {
+    let mut host = host();
+    host.want(bound_into_pid(1)).unwrap();
+    host.start(NONCE, START);
+    let first = declared(exchange(&mut host, &mut booted_as(BOOT), START));
+
+    host.start(SessionNonce(8), START);
+    let after_reboot = declared(exchange(&mut host, &mut booted_as(NEXT_BOOT), START));
+
+    let boot_id = BOOT.parse().unwrap();
+    assert_eq!(first, Some(KnownTarget::AskedIn { boot_id }));
+    assert_eq!(after_reboot, first);
+}
+
+#[test]
+fn a_pid_that_was_bound_is_declared_as_what_it_was() {
+    let mut host = host();
+    let mut agent = booted_as(BOOT);
+    host.want(bound_into_pid(1)).unwrap();
+    host.start(NONCE, START);
+    exchange(&mut host, &mut agent, START);
+    let target = nic_model::TargetIdentity {
+        boot_id: BOOT.parse().unwrap(),
+        netns_inode: nic_model::NetnsInode(7),
+        process_started: Some(nic_model::ProcessStart(99)),
+    };
+    let addresses = vec![];
+    agent
+        .report(report(1, 1, Phase::Bound { target, addresses }))
+        .unwrap();
+    exchange(&mut host, &mut agent, START);
+
+    host.start(SessionNonce(8), START);
+    let next = declared(exchange(&mut host, &mut booted_as(NEXT_BOOT), START));
+
+    assert_eq!(next, Some(KnownTarget::BoundIn { target }));
+}
+
+#[test]
+fn a_new_wish_for_a_pid_means_the_boot_that_runs() {
+    let mut host = host();
+    host.want(bound_into_pid(1)).unwrap();
+    host.start(NONCE, START);
+    exchange(&mut host, &mut booted_as(BOOT), START);
+    host.start(SessionNonce(8), START);
+    let mut agent = booted_as(NEXT_BOOT);
+    exchange(&mut host, &mut agent, START);
+
+    host.want(bound_into_pid(2)).unwrap();
+
+    let boot_id = NEXT_BOOT.parse().unwrap();
+    let heard = declared(exchange(&mut host, &mut agent, START));
+    assert_eq!(heard, Some(KnownTarget::AskedIn { boot_id }));
 }

@@ -7,6 +7,7 @@
 mod agent_session;
 mod framing;
 mod host_session;
+mod known_target;
 mod message;
 mod rate_cap;
 
@@ -17,7 +18,7 @@ pub use host_session::{
     MAX_WANTED_NIC, MISSED_PONGS, PING_INTERVAL, SessionEvent,
 };
 pub use message::{
-    AgentMessage, BindError, BindStep, Binding, Goal, HostMessage, NicReport, Phase, StepTiming,
-    VersionRange, WantedNic,
+    AgentMessage, BindError, BindStep, Binding, Goal, HostMessage, KnownTarget, NicReport, Phase,
+    StepTiming, VersionRange, WantedNic,
 };
 pub use rate_cap::ReceiveLimits;

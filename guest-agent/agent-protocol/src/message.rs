@@ -6,7 +6,8 @@
 //! once a newer one was declared.
 
 use nic_model::{
-    Addressing, IpNet, LinkName, MacAddr, Mtu, NetnsInode, NicId, PciPath, Route, Target,
+    Addressing, BootId, IpNet, LinkName, MacAddr, Mtu, NetnsInode, NicId, PciPath, Route, Target,
+    TargetIdentity,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +58,7 @@ pub enum AgentMessage {
         /// The agent's own version, for people.
         agent: String,
         /// The kernel's `boot_id`: tells a rebooted guest from a restarted agent.
-        boot_id: String,
+        boot_id: BootId,
     },
     /// Refuses a session.
     Incompatible {
@@ -124,6 +125,26 @@ pub struct WantedNic {
     pub mac: MacAddr,
     /// What is to become of it.
     pub goal: Goal,
+    /// What is known of a pid that is its target: whoever bears that number otherwise is somebody
+    /// else. Always `None` for a name, which says all by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_target: Option<KnownTarget>,
+}
+
+/// What the host knows of a target that is a pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "known", rename_all = "snake_case", deny_unknown_fields)]
+pub enum KnownTarget {
+    /// It was asked for in this boot of the guest, and the NIC has not been bound yet.
+    AskedIn {
+        /// The guest kernel's `boot_id` then.
+        boot_id: BootId,
+    },
+    /// The NIC was bound in it.
+    BoundIn {
+        /// What it was.
+        target: TargetIdentity,
+    },
 }
 
 /// What is to become of a NIC's link.
@@ -179,8 +200,8 @@ pub enum Phase {
     Binding,
     /// In its target, read back: name, MTU, addresses, routes, up.
     Bound {
-        /// The target's namespace.
-        netns_inode: NetnsInode,
+        /// What the target is.
+        target: TargetIdentity,
         /// Every address on the link, leased ones included; link-local ones left out.
         addresses: Vec<IpNet>,
     },

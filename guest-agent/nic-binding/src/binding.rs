@@ -19,8 +19,10 @@
 
 use std::time::Duration;
 
-use agent_protocol::{BindError, BindStep, Binding, Goal, NicReport, Phase, StepTiming, WantedNic};
-use nic_model::{IpNet, Ipv4Net, NetnsInode, Route};
+use agent_protocol::{
+    BindError, BindStep, Binding, Goal, KnownTarget, NicReport, Phase, StepTiming, WantedNic,
+};
+use nic_model::{IpNet, Ipv4Net, Route, TargetIdentity};
 
 use crate::action::{Action, StepFailure, kernel_error};
 use crate::belief::place_after;
@@ -53,7 +55,7 @@ enum Progress {
     Clearing,
     Working,
     Bound {
-        inode: NetnsInode,
+        target: TargetIdentity,
         addresses: Vec<IpNet>,
     },
     Returned,
@@ -112,6 +114,13 @@ impl NicBinding {
         matches!(self.progress, Progress::Bound { .. })
     }
 
+    /// Whether the link may be in a target although this agent has not put it there: the NIC is to be
+    /// taken out, or was bound by an earlier life of the agent.
+    #[must_use]
+    pub fn may_be_in_a_target(&self) -> bool {
+        self.binding().is_none() || self.was_bound()
+    }
+
     /// Where the link was when last seen, with what was done to it since.
     #[must_use]
     pub fn place(&self) -> Option<&LinkPlace> {
@@ -121,6 +130,7 @@ impl NicBinding {
     /// Takes a new wish. A wish that repeats the running one changes nothing; one that differs in
     /// nothing but its generation retries what failed, and reads back again what is bound.
     pub fn declare(&mut self, wanted: WantedNic) {
+        self.wanted.known_target = wanted.known_target;
         if wanted == self.wanted {
             return;
         }
@@ -208,7 +218,7 @@ impl NicBinding {
                 step: BindStep::Verify,
             });
         };
-        let TargetSight::Present { inode, .. } = sight.target else {
+        let TargetSight::Present { identity, .. } = sight.target else {
             return self.fail(kernel_error(BindStep::Verify, "the target is gone"));
         };
         match self.deviation(&found) {
@@ -217,7 +227,7 @@ impl NicBinding {
                 let addresses = found.addresses.iter().take(ADDRESSES_REPORTED).copied();
                 self.applied_lease = self.granted().cloned();
                 self.progress = Progress::Bound {
-                    inode,
+                    target: identity,
                     addresses: addresses.collect(),
                 };
             }
@@ -230,8 +240,8 @@ impl NicBinding {
         let place = self.sight.as_ref().map(|sight| &sight.place);
         match (&self.wanted.goal, &self.progress) {
             (Goal::Released, _) => self.phase_of_release(place),
-            (Goal::Bound { .. }, Progress::Bound { inode, addresses }) => Phase::Bound {
-                netns_inode: *inode,
+            (Goal::Bound { .. }, Progress::Bound { target, addresses }) => Phase::Bound {
+                target: *target,
                 addresses: addresses.clone(),
             },
             (Goal::Bound { .. }, Progress::Returned) => Phase::Returned,
@@ -276,6 +286,7 @@ impl NicBinding {
             (LinkPlace::Nowhere, None) => Progress::Working,
             (LinkPlace::Hidden, _) => self.progress.clone(),
             (LinkPlace::Guest(link), _) if self.is_another(link) => self.mac_mismatch(link),
+            _ if self.has_lost_its_target(sight) => Progress::Returned,
             (place, _) => match obstacle(binding, sight) {
                 Some(error) => Progress::Failed(error),
                 // Moving to another namespace leaves nothing of addresses and routes.
@@ -284,6 +295,23 @@ impl NicBinding {
                 }
                 None => self.progress.clone(),
             },
+        }
+    }
+
+    /// Whether the NIC was bound for this wish already, by an earlier life of the agent, and what it
+    /// was bound in is not there any more.
+    fn has_lost_its_target(&self, sight: &Sight) -> bool {
+        let lost = matches!(
+            sight.target,
+            TargetSight::Gone | TargetSight::Changed { .. }
+        );
+        lost && self.was_bound()
+    }
+
+    fn was_bound(&self) -> bool {
+        match self.wanted.known_target {
+            Some(KnownTarget::BoundIn { .. }) => true,
+            Some(KnownTarget::AskedIn { .. }) | None => false,
         }
     }
 

@@ -7,12 +7,19 @@
 
 use std::time::Duration;
 
-use nic_model::{Addressing, Target};
+use nic_model::{Addressing, NetnsInode, ProcessStart, Target};
 
 use super::*;
 use crate::sight::NameInTarget;
 
-pub(super) const INODE: NetnsInode = NetnsInode(4_026_532_000);
+pub(super) fn identity() -> TargetIdentity {
+    TargetIdentity {
+        boot_id: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+        netns_inode: NetnsInode(4_026_532_000),
+        process_started: Some(ProcessStart(4711)),
+    }
+}
+
 const TOOK: Duration = Duration::from_micros(250);
 
 pub(super) fn static_binding() -> Binding {
@@ -60,6 +67,7 @@ pub(super) fn wanted(goal: Goal) -> WantedNic {
         path: "02.0/00.0".parse().unwrap(),
         mac: "5a:00:00:00:00:01".parse().unwrap(),
         goal,
+        known_target: None,
     }
 }
 
@@ -94,7 +102,7 @@ fn configured_link() -> LinkSeen {
 
 pub(super) fn present() -> TargetSight {
     TargetSight::Present {
-        inode: INODE,
+        identity: identity(),
         name: NameInTarget::Free,
     }
 }
@@ -215,7 +223,7 @@ fn a_target_that_cannot_be_used_fails_and_the_link_is_held() {
     let target: Target = "netns:blue".parse().unwrap();
     let found = NetnsInode(7);
     let taken = TargetSight::Present {
-        inode: INODE,
+        identity: identity(),
         name: NameInTarget::Taken,
     };
     let cases = [
@@ -581,4 +589,36 @@ fn a_new_session_is_told_everything_again() {
             .iter()
             .any(|timing| { timing.step == BindStep::Enter && timing.duration_us == 250 })
     );
+}
+
+#[test]
+fn a_container_that_died_while_no_agent_ran_is_told_as_one_that_died() {
+    let found = NetnsInode(7);
+    for target in [TargetSight::Gone, TargetSight::Changed { found }] {
+        let mut nic = NicBinding::new(WantedNic {
+            known_target: Some(KnownTarget::BoundIn { target: identity() }),
+            ..bound(static_binding())
+        });
+        let place = LinkPlace::Guest(fresh_link());
+        nic.see(Sight { place, target });
+
+        let done = run(&mut nic);
+
+        assert_eq!(done, ["Hold", "Report Returned", "Wait"], "{target:?}");
+    }
+}
+
+#[test]
+fn what_becomes_known_of_the_target_disturbs_nothing() {
+    let mut nic = NicBinding::new(bound(static_binding()));
+    nic.see(sight(LinkPlace::Guest(fresh_link())));
+    run(&mut nic);
+
+    nic.declare(WantedNic {
+        known_target: Some(KnownTarget::BoundIn { target: identity() }),
+        ..bound(static_binding())
+    });
+
+    assert!(nic.is_bound());
+    assert_eq!(nic.next(), Action::Wait);
 }

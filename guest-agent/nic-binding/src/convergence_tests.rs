@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
+use nic_model::NetnsInode;
 use proptest::prelude::*;
 
 use super::tests::{
-    INODE, bound, dhcp_binding, fresh_link, lease, present, static_binding, wanted,
+    bound, dhcp_binding, fresh_link, identity, lease, present, static_binding, wanted,
 };
 use super::*;
 use crate::sight::NameInTarget;
@@ -130,7 +131,7 @@ fn any_target() -> impl Strategy<Value = TargetSight> {
         1 => Just(TargetSight::Gone),
         1 => Just(TargetSight::IsGuest),
         1 => Just(TargetSight::Changed { found: NetnsInode(1) }),
-        1 => Just(TargetSight::Present { inode: INODE, name: NameInTarget::Taken }),
+        1 => Just(TargetSight::Present { identity: identity(), name: NameInTarget::Taken }),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! What was seen of one NIC: the only input besides the host's wish.
 
-use nic_model::{IpNet, Ipv4Net, MacAddr, NetnsInode, Route};
+use nic_model::{IpNet, Ipv4Net, MacAddr, NetnsInode, Route, TargetIdentity};
 
 /// Everything a decision needs, looked up in one go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,12 +75,12 @@ pub enum TargetSight {
     NotWanted,
     /// It is there.
     Present {
-        /// Which namespace it is.
-        inode: NetnsInode,
+        /// What it is.
+        identity: TargetIdentity,
         /// Whether another link has the wanted name in it.
         name: NameInTarget,
     },
-    /// No such process or name, or not any more.
+    /// No such process or name, or not any more: a pid may be another process's by now.
     Gone,
     /// The process is in another namespace than the host was told.
     Changed {

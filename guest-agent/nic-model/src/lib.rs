@@ -26,4 +26,7 @@ pub use link::{InvalidLinkName, InvalidMtu, LinkName, Mtu};
 pub use mac::{InvalidMac, MacAddr};
 pub use pci::{InvalidPciPath, PciPath, PciSlot};
 pub use rate::{BitRate, Direction, PacketRate, RateLimit, RateLimits};
-pub use target::{InvalidNetnsName, InvalidTarget, NetnsInode, NetnsName, Target};
+pub use target::{
+    BootId, InvalidBootId, InvalidNetnsName, InvalidTarget, NetnsInode, NetnsName, ProcessStart,
+    Target, TargetIdentity,
+};

@@ -80,6 +80,92 @@ impl FromStr for Target {
 #[serde(transparent)]
 pub struct NetnsInode(pub u64);
 
+/// What a target was when a NIC was bound in it. A pid says less: it is used again, after a reboot
+/// of the guest at the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetIdentity {
+    /// In which boot of the guest.
+    pub boot_id: BootId,
+    /// Which namespace.
+    pub netns_inode: NetnsInode,
+    /// When the process started; none for a namespace with a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_started: Option<ProcessStart>,
+}
+
+/// When a process started, in clock ticks since the boot (`starttime` in proc_pid_stat(5)): together
+/// with its pid what tells it from every other process of that boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProcessStart(pub u64);
+
+/// A kernel's `/proc/sys/kernel/random/boot_id`: made anew at each boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BootId(u128);
+
+/// Where the hyphens of a UUID are (RFC 9562 §4).
+const UUID_HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+impl FromStr for BootId {
+    type Err = InvalidBootId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBootId> {
+        let is_in_place = |(at, byte): (usize, u8)| match byte {
+            b'-' => UUID_HYPHENS.contains(&at),
+            other => other.is_ascii_hexdigit() && !UUID_HYPHENS.contains(&at),
+        };
+        if text.len() != 36 || !text.bytes().enumerate().all(is_in_place) {
+            return Err(InvalidBootId);
+        }
+        let digits = text.replace('-', "");
+        u128::from_str_radix(&digits, 16)
+            .map(Self)
+            .map_err(|_| InvalidBootId)
+    }
+}
+
+impl TryFrom<String> for BootId {
+    type Error = InvalidBootId;
+
+    fn try_from(text: String) -> Result<Self, InvalidBootId> {
+        text.parse()
+    }
+}
+
+impl From<BootId> for String {
+    fn from(id: BootId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = format!("{:032x}", self.0);
+        let (time, rest) = digits.split_at(8);
+        write!(
+            f,
+            "{time}-{}-{}-{}-{}",
+            &rest[..4],
+            &rest[4..8],
+            &rest[8..12],
+            &rest[12..]
+        )
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BootId({self})")
+    }
+}
+
+/// A text that is no UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a boot id is a UUID: 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12")]
+pub struct InvalidBootId;
+
 /// A file name under `/run/netns`: it can never lead out of that directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -148,6 +234,29 @@ mod tests {
     fn targets_survive_text_and_back() {
         for text in ["pid:12", "pid:12@4026531840", "netns:blue"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn boot_ids_survive_text_and_back() {
+        let text = "0b5a1f3e-9c4d-4e02-8a7b-00000000c0de";
+
+        assert_eq!(text.parse::<BootId>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_text_that_is_no_uuid_is_no_boot_id() {
+        for text in [
+            "",
+            "boot",
+            "0b5a1f3e9c4d4e028a7b00000000c0de",
+            "0b5a1f3e-9c4d-4e02-8a7b-00000000c0d",
+            "0b5a1f3e-9c4d-4e02-8a7b-00000000c0dg",
+            "0b5a1f3e-9c4d-4e02-8a7b_00000000c0de",
+            "+b5a1f3e-9c4d-4e02-8a7b-00000000c0de",
+            "0b5a1f3e-9c4d-4e02-8a7b-00000000c0\u{20ac}",
+        ] {
+            assert_eq!(text.parse::<BootId>(), Err(InvalidBootId), "{text}");
         }
     }
 

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent_protocol::{
-    Binding, Goal, HostSession, NicReport, Phase, ReceiveLimits, SessionEvent, SessionNonce,
-    VersionRange, WantedNic,
+    Binding, Goal, HostSession, KnownTarget, NicReport, Phase, ReceiveLimits, SessionEvent,
+    SessionNonce, VersionRange, WantedNic,
 };
 use linux_network::Netns;
 use nic_model::{Addressing, LinkName, MacAddr, NicId, Route};
@@ -210,6 +210,7 @@ impl World {
             path: "02.0/00.0".parse().unwrap(),
             mac: self.mac,
             goal,
+            known_target: None,
         }
     }
 
@@ -242,6 +243,16 @@ impl World {
     pub(crate) async fn want_bound(&mut self, generation: u64, binding: Binding) {
         let binding = Box::new(binding);
         self.want(generation, Goal::Bound { binding }).await;
+    }
+
+    /// Changes what is known of the target while no session runs.
+    pub(crate) fn know_offline(&mut self, binding: Binding, known_target: KnownTarget) {
+        let binding = Box::new(binding);
+        let wanted = WantedNic {
+            known_target: Some(known_target),
+            ..self.wanted(1, Goal::Bound { binding })
+        };
+        self.host.want(wanted).unwrap();
     }
 
     pub(crate) async fn forget(&mut self) {

@@ -90,6 +90,7 @@ impl Ledger {
             state: NicState::Available,
             generation: 0,
             placement: None,
+            bound_in: None,
             transit: None,
             last_failure: None,
             created_at_ms: new.now_ms,

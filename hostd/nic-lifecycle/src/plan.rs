@@ -54,7 +54,9 @@ pub enum PortSeen {
 /// The guest's agent as seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentSeen {
-    /// No session.
+    /// Nobody to wait for: the VM has no channel, or its agent cannot be talked to.
+    Absent,
+    /// No session, but there may be one any moment.
     Unreachable,
     /// It has a session but has not been told of the record's present generation.
     Untold,
@@ -311,7 +313,7 @@ fn attach_step(record: &NicRecord, seen: &Seen) -> Next {
     }
     let plugged = has_device(seen);
     match &seen.agent {
-        AgentSeen::Unreachable => Next::Wait(Blocked::AgentUnreachable),
+        AgentSeen::Absent | AgentSeen::Unreachable => Next::Wait(Blocked::AgentUnreachable),
         AgentSeen::Untold => Next::Do(Action::Declare),
         AgentSeen::Told(_) if !plugged => Next::Do(Action::Plug),
         AgentSeen::Told(phase) => await_binding(phase.as_ref()),
@@ -401,13 +403,15 @@ fn detach(record: &NicRecord, seen: &Seen) -> Next {
 }
 
 /// The guest goes first: the agent takes the link out while the device still works. A guest that
-/// does not answer in time is not waited for.
+/// does not answer in time is not waited for; after hostd's own start its agent has yet to answer.
 fn release(seen: &Seen) -> Option<Next> {
     if seen.unplug != UnplugSeen::NotAsked {
         return None;
     }
     match &seen.agent {
-        AgentSeen::Unreachable => None,
+        AgentSeen::Absent => None,
+        AgentSeen::Unreachable if seen.patience == Patience::Spent => None,
+        AgentSeen::Unreachable => Some(Next::Wait(Blocked::AgentUnreachable)),
         AgentSeen::Untold => Some(Next::Do(Action::Declare)),
         AgentSeen::Told(_) if released(seen) || seen.patience == Patience::Spent => None,
         AgentSeen::Told(_) => Some(Next::Wait(Blocked::Releasing)),

@@ -2,7 +2,7 @@
 
 use nic_model::{
     Addressing, LinkName, MacAddr, Mtu, NetworkName, NicId, PciPath, RateLimits, Route, SlotId,
-    Target, TenantId, VmId,
+    Target, TargetIdentity, TenantId, VmId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,10 @@ pub struct NicRecord {
     pub generation: u64,
     /// Where it is, or is going, or is leaving.
     pub placement: Option<Placement>,
+    /// What its target was when it was bound in it, while the present generation lasts: a pid alone
+    /// would be another process's after a reboot of the guest.
+    #[serde(default)]
+    pub bound_in: Option<TargetIdentity>,
     /// The rest of a move.
     pub transit: Option<Transit>,
     /// Why the last attempt came to nothing.
@@ -110,6 +114,7 @@ impl NicRecord {
             NicEvent::AttachAdmitted | NicEvent::MoveAdmitted | NicEvent::DeleteAdmitted => {}
         }
         if changes_the_goal(event) {
+            self.bound_in = None;
             self.generation += 1;
         }
         Ok(())

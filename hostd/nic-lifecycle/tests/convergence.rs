@@ -12,7 +12,7 @@ use nic_lifecycle::{
     Action, AgentSeen, HostQuota, Next, NicEvent, NicRecord, NicState, Patience, PortSeen, Seen,
     UnplugSeen, step,
 };
-use nic_model::{Backend, NetnsInode, PluggedNic, PowerState};
+use nic_model::{Backend, NetnsInode, PluggedNic, PowerState, TargetIdentity};
 use proptest::prelude::*;
 use support::{create, ledger, place};
 
@@ -162,7 +162,7 @@ impl World {
         if self.agent_runs {
             match self.record.state {
                 NicState::Attaching => self.report(Phase::Bound {
-                    netns_inode: NetnsInode(1),
+                    target: identity(),
                     addresses: Vec::new(),
                 }),
                 NicState::Detaching => self.report(Phase::Released),
@@ -294,5 +294,13 @@ proptest! {
         } else {
             prop_assert_eq!(world.seen.port, PortSeen::Ready);
         }
+    }
+}
+
+fn identity() -> TargetIdentity {
+    TargetIdentity {
+        boot_id: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+        netns_inode: NetnsInode(1),
+        process_started: None,
     }
 }

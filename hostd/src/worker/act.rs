@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_protocol::{Binding, Goal, Phase, WantedNic};
+use agent_protocol::{Binding, Goal, KnownTarget, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
-use nic_model::NicId;
+use nic_model::{NicId, Target};
 use port::{AdminState, Holder, PortProvider, PortSpec, PortView, TapAccess};
 use tokio::time::Instant;
 
@@ -362,6 +362,9 @@ impl VmWorker {
         if seen.report.generation != record.generation {
             return;
         }
+        if let Phase::Bound { target, .. } = seen.report.phase {
+            progress.bound_in = Some(target);
+        }
         let board = &self.tools.board;
         let host_step = |step, duration| {
             board.step_done(&record.id, Some(&self.vm), TimedStep::Host(step), duration);
@@ -396,7 +399,7 @@ impl VmWorker {
         let now = Instant::now();
         let shown = matches!(record.state, NicState::InUse | NicState::Attaching);
         if shown && progress.quiet_until.is_none_or(|until| now >= until) {
-            let news = board.guest_reported(&record.id, &self.vm, &seen.report.phase);
+            let news = board.guest_reported(record, &self.vm, &seen.report.phase);
             progress.quiet_until = (news == News::Yes).then(|| now + GUEST_NEWS_PAUSE);
         }
     }
@@ -440,6 +443,10 @@ fn wanted(record: &NicRecord) -> Option<WantedNic> {
         path: placement.path.clone(),
         mac: record.mac,
         goal,
+        known_target: record
+            .bound_in
+            .filter(|_| matches!(placement.target, Target::Pid { .. }))
+            .map(|target| KnownTarget::BoundIn { target }),
     })
 }
 

@@ -258,13 +258,34 @@ impl VmWorker {
                 .and_then(|hardware| hardware.nic(&record.id))
                 .cloned(),
             port: progress.port,
-            agent: agent_seen(record, progress, view),
+            agent: self.agent_seen(record, progress, view),
             unplug: progress.unplug_seen(now),
             patience: if now >= progress.patience_until {
                 Patience::Spent
             } else {
                 Patience::Left
             },
+        }
+    }
+
+    /// The line to the agent tells late that there is a channel, so the hardware is asked.
+    fn agent_seen(&self, record: &NicRecord, progress: &Progress, view: &AgentView) -> AgentSeen {
+        let hardware = self.hardware.as_ref();
+        let has_channel = hardware.is_some_and(|hardware| hardware.channel.is_some());
+        match view.state {
+            AgentState::Absent | AgentState::Connecting if has_channel => AgentSeen::Unreachable,
+            AgentState::Absent
+            | AgentState::Connecting
+            | AgentState::Incompatible { .. }
+            | AgentState::Misbehaving { .. } => AgentSeen::Absent,
+            AgentState::Ready { .. } if progress.told != Some(record.generation) => {
+                AgentSeen::Untold
+            }
+            AgentState::Ready { .. } => {
+                let report = view.reports.get(&record.id);
+                let current = report.filter(|seen| seen.report.generation == record.generation);
+                AgentSeen::Told(current.map(|seen| seen.report.phase.clone()))
+            }
         }
     }
 
@@ -297,6 +318,7 @@ impl VmWorker {
     ) -> bool {
         let flow = flow_of(record.state);
         failpoint::hit(flow, "record", Side::Before);
+        let bound_in = self.nics.get(&record.id).and_then(|nic| nic.bound_in);
         let began = Instant::now();
         let settled = self
             .tools
@@ -308,7 +330,11 @@ impl VmWorker {
                 if let Some(reason) = &reason {
                     current.fail(reason.code(), &reason.to_string(), unix_ms());
                 }
-                current.apply(event, unix_ms())
+                current.apply(event, unix_ms())?;
+                if event == NicEvent::Bound {
+                    current.bound_in = bound_in;
+                }
+                Ok(())
             })
             .await;
         match settled {
@@ -469,18 +495,6 @@ pub fn agent_word(state: &AgentState) -> &'static str {
         AgentState::Incompatible { .. } => "incompatible",
         AgentState::Misbehaving { .. } => "misbehaving",
     }
-}
-
-fn agent_seen(record: &NicRecord, progress: &Progress, view: &AgentView) -> AgentSeen {
-    if !matches!(view.state, AgentState::Ready { .. }) {
-        return AgentSeen::Unreachable;
-    }
-    if progress.told != Some(record.generation) {
-        return AgentSeen::Untold;
-    }
-    let report = view.reports.get(&record.id);
-    let current = report.filter(|seen| seen.report.generation == record.generation);
-    AgentSeen::Told(current.map(|seen| seen.report.phase.clone()))
 }
 
 fn flow_of(state: NicState) -> &'static str {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nic_lifecycle::{NicRecord, PortSeen, UnplugSeen};
-use nic_model::HotplugMode;
+use nic_model::{HotplugMode, TargetIdentity};
 use port::Port;
 use tokio::time::Instant;
 
@@ -42,6 +42,8 @@ pub(super) struct Progress {
     pub(super) plugged_at: Option<Instant>,
     /// When the link was told to be released.
     pub(super) released_from: Option<Instant>,
+    /// What the target was when the agent reported the NIC as bound in it.
+    pub(super) bound_in: Option<TargetIdentity>,
     /// Guest steps already put on the board.
     pub(super) noted_guest_steps: usize,
     pub(super) noted_arrival: bool,
@@ -72,6 +74,7 @@ impl Default for Progress {
             trouble: None,
             plugged_at: None,
             released_from: None,
+            bound_in: None,
             noted_guest_steps: 0,
             noted_arrival: false,
             noted_end: false,

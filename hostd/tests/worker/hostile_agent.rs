@@ -7,8 +7,9 @@ use agent_protocol::{AgentMessage, BindError, BindStep, NicReport, Phase, StepTi
 use hostd::agent_link::AgentState;
 use hostd::board::Happening;
 use nic_lifecycle::NicState;
-use nic_model::{NetnsInode, NicId};
+use nic_model::{NetnsInode, NicId, TargetIdentity};
 
+use crate::support::guest::boot_id;
 use crate::support::hostile::{Attacker, Line, RawFrame};
 use crate::support::stage::{Call, Effect, Fault, Times};
 use crate::support::{Agents, Setup, World, within};
@@ -110,7 +111,11 @@ fn bound(nic: &NicId, generation: u64) -> AgentMessage {
         nic,
         generation,
         Phase::Bound {
-            netns_inode: NetnsInode(1),
+            target: TargetIdentity {
+                boot_id: boot_id(),
+                netns_inode: NetnsInode(1),
+                process_started: None,
+            },
             addresses: vec!["10.77.0.9/16".parse().unwrap()],
         },
     )
@@ -295,15 +300,15 @@ async fn json_ten_thousand_levels_deep() {
 async fn huge_strings_in_its_greeting_are_cut() {
     let siege = Siege::start().await;
     let attack = |mut line: Line| async move {
-        line.open_as(&"agent\n".repeat(5_000), &"boot".repeat(5_000))
+        line.open_as(&"agent\n".repeat(5_000), &boot_id().to_string())
             .await?;
         // tidy: sleep because paused time passes at once
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(())
     };
     let short = |state: &AgentState| match state {
-        AgentState::Ready { agent, boot_id } => {
-            assert!(agent.len() <= 200 && boot_id.len() <= 200 && !agent.contains('\n'));
+        AgentState::Ready { agent, .. } => {
+            assert!(agent.len() <= 200 && !agent.contains('\n'));
             true
         }
         AgentState::Absent
@@ -312,6 +317,16 @@ async fn huge_strings_in_its_greeting_are_cut() {
         | AgentState::Misbehaving { .. } => false,
     };
     siege.withstand(attack, short).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_boot_id_that_is_none() {
+    let siege = Siege::start().await;
+    let attack = |mut line: Line| async move {
+        line.open_as("agent", &"boot".repeat(5_000)).await?;
+        line.until_closed().await
+    };
+    siege.withstand(attack, misbehaving).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
+mod agents;
 mod attach;
 mod detach;
 mod held_taps;

@@ -107,7 +107,7 @@ fn agent_of(view: AgentView) -> Agent {
     let state = agent_state_of(&view.state);
     let (version, boot_id) = match view.state {
         agent_link::AgentState::Ready { agent, boot_id } => {
-            (Some(shortened(&agent)), Some(shortened(&boot_id)))
+            (Some(shortened(&agent)), Some(boot_id.to_string()))
         }
         agent_link::AgentState::Absent
         | agent_link::AgentState::Connecting

@@ -8,7 +8,7 @@ use agent_protocol::{
     AgentEvent, AgentIdentity, AgentSession, BindError, Goal, NicReport, Phase, VersionRange,
     WantedNic,
 };
-use nic_model::{NetnsInode, NicId, Target, VmId};
+use nic_model::{BootId, NetnsInode, NicId, ProcessStart, Target, TargetIdentity, VmId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ struct Containers {
     missing: BTreeSet<Target>,
     /// These died after something was bound into them.
     died: BTreeSet<Target>,
+    /// These links have lost what made them bound.
+    rebinding: BTreeSet<NicId>,
     /// These links are never taken out of their target.
     clinging: BTreeSet<NicId>,
     /// What hostd wants now.
@@ -75,6 +77,18 @@ impl Guest {
     pub(crate) fn container_died(&self, target: &Target) {
         self.change(|containers| {
             containers.died.insert(target.clone());
+        });
+    }
+
+    pub(crate) fn begin_binding_again(&self, nic: &NicId) {
+        self.change(|containers| {
+            containers.rebinding.insert(nic.clone());
+        });
+    }
+
+    pub(crate) fn end_binding_again(&self, nic: &NicId) {
+        self.change(|containers| {
+            containers.rebinding.remove(nic);
         });
     }
 
@@ -195,9 +209,14 @@ fn phase_of(wanted: &WantedNic, containers: &Containers, present: bool) -> Phase
                 target: binding.target.clone(),
             },
         },
+        Goal::Bound { .. } if containers.rebinding.contains(&wanted.nic) => Phase::Binding,
         Goal::Bound { binding } if containers.died.contains(&binding.target) => Phase::Returned,
         Goal::Bound { binding } => Phase::Bound {
-            netns_inode: NetnsInode(4_026_532_000),
+            target: TargetIdentity {
+                boot_id: boot_id(),
+                netns_inode: NetnsInode(4_026_532_000),
+                process_started: Some(ProcessStart(4711)),
+            },
             addresses: binding.addressing.addresses().to_vec(),
         },
     }
@@ -207,6 +226,10 @@ pub(crate) fn identity() -> AgentIdentity {
     AgentIdentity {
         versions: VersionRange::CURRENT,
         agent: "scripted".to_owned(),
-        boot_id: "boot".to_owned(),
+        boot_id: boot_id(),
     }
+}
+
+pub(crate) fn boot_id() -> BootId {
+    "00000000-0000-4000-8000-000000000001".parse().unwrap()
 }

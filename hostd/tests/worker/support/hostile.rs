@@ -7,11 +7,13 @@ use agent_protocol::{
     AgentMessage, FrameDecoder, HostMessage, MISSED_PONGS, PING_INTERVAL, SessionNonce,
     encode_frame,
 };
+use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::guest::boot_id;
 use super::within;
 
 /// Paused time stands still under an attack that never rests, and deadlines with it.
@@ -67,7 +69,7 @@ pub(crate) struct Line {
 impl Line {
     /// Opens a session as an honest agent does; gives its nonce.
     pub(crate) async fn open(&mut self) -> io::Result<u64> {
-        self.open_as("hostile", "boot").await
+        self.open_as("hostile", &boot_id().to_string()).await
     }
 
     pub(crate) async fn open_as(&mut self, agent: &str, boot_id: &str) -> io::Result<u64> {
@@ -81,16 +83,14 @@ impl Line {
                 break frame.nonce.0;
             }
         };
-        let welcome = AgentMessage::Welcome {
-            version: 1,
-            agent: agent.to_owned(),
-            boot_id: boot_id.to_owned(),
-        };
+        let welcome = serde_json::json!({
+            "type": "welcome", "version": 1, "agent": agent, "boot_id": boot_id,
+        });
         self.send(&welcome).await?;
         Ok(self.nonce)
     }
 
-    pub(crate) async fn send(&mut self, message: &AgentMessage) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let payload = serde_json::to_vec(message).unwrap();
         let frame = encode_frame(SessionNonce(self.nonce), &payload).unwrap();
         self.write(&frame).await

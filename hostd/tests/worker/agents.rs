@@ -1,0 +1,88 @@
+//! Agents that come late, come back or begin anew.
+
+use agent_protocol::KnownTarget;
+use nic_lifecycle::{Blocked, NicState};
+use tokio::time::Instant;
+
+use crate::support::stage::Deed;
+use crate::support::{PATIENCE, World, until_everybody_waits, vm};
+
+#[tokio::test(start_paused = true)]
+async fn a_pid_is_declared_as_the_process_it_was_even_after_a_restart() {
+    let mut world = World::start().await;
+    let nic = world.create().await;
+    world.attach(&nic, "vm1", "pid:42").await.unwrap();
+    let bound_in = world.record(&nic).bound_in.unwrap();
+
+    world.restart().await;
+    world.until_agent_is_ready("vm1").await;
+    until_everybody_waits().await;
+
+    let declared = world.guest("vm1").wanted(&nic).unwrap();
+    let expected = KnownTarget::BoundIn { target: bound_in };
+    assert_eq!(declared.known_target, Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pid_was_is_forgotten_with_its_attachment() {
+    let world = World::start().await;
+    let nic = world.create().await;
+    world.attach(&nic, "vm1", "pid:42").await.unwrap();
+
+    world.detach(&nic).await.unwrap();
+
+    assert_eq!(world.record(&nic).bound_in, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detach_right_after_a_restart_lets_the_guest_go_first() {
+    let mut world = World::start().await;
+    let nic = world.attached("vm1").await;
+    world.guests.remove(&vm("vm1"));
+    world.restart().await;
+    world.begin_detach(&nic).await;
+    world
+        .until("waiting for its agent", &nic, |_, live| {
+            let blocked = live.blocked.as_ref();
+            blocked.is_some_and(|blocked| blocked.reason == Blocked::AgentUnreachable)
+        })
+        .await;
+    assert!(!world.stage.deeds(&nic).contains(&Deed::AskedToLetGo));
+    let began = Instant::now();
+
+    world.start_agent("vm1");
+
+    world.until_state(&nic, NicState::Available).await;
+    assert!(began.elapsed() < PATIENCE.release);
+    world.assert_gone(&nic).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stays_away_is_not_waited_for_for_ever() {
+    let mut world = World::start().await;
+    let nic = world.attached("vm1").await;
+    world.guests.remove(&vm("vm1"));
+    let began = Instant::now();
+
+    world.detach(&nic).await.unwrap();
+
+    assert!(began.elapsed() >= PATIENCE.release);
+    world.assert_gone(&nic).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_bound_again_is_degraded_meanwhile() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+
+    world.guest("vm1").begin_binding_again(&nic);
+
+    world
+        .until("degraded", &nic, |_, live| live.degraded.is_some())
+        .await;
+    assert_eq!(world.record(&nic).state, NicState::InUse);
+    world.guest("vm1").end_binding_again(&nic);
+    world
+        .until("whole", &nic, |_, live| live.degraded.is_none())
+        .await;
+}
