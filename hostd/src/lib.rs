@@ -27,3 +27,4 @@ pub mod worker;
 mod clock;
 mod janitor;
 mod keeper;
+mod tokens;

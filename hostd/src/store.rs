@@ -11,21 +11,21 @@
 //! nobody is told of anything that a crash could undo. Changes of one NIC follow one another;
 //! changes of different NICs share the journal's group commits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use journal::{Batch, Claim, CommitError, Journal, LoadError, Row, RowKind};
 use nic_lifecycle::{InvalidTransition, Ledger, NicRecord, Refusal, Site};
 use nic_model::{ClientToken, NicId, TenantId, VmId};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::board::Board;
+use crate::tokens::{Displaced, TokenBook};
+pub use crate::tokens::{TOKENS_PER_TENANT, TokenUse};
 
-/// How long a client token is remembered: longer than any client retries.
-const TOKEN_LIFETIME_MS: u64 = 24 * 60 * 60 * 1000;
-
+/// Client tokens forgotten in one commit: so many that none piles up, so few that nobody waits.
+const FORGOTTEN_AT_ONCE: usize = 1024;
 /// Locks that keep the changes of one NIC in order; NICs share them by hash.
 const ORDER_LOCKS: usize = 64;
 
@@ -42,24 +42,7 @@ struct Books {
     ledger: Ledger,
     /// NICs whose newest record is not durable yet: nobody may act on it.
     pending: BTreeSet<NicId>,
-    tokens: BTreeMap<(TenantId, ClientToken), TokenUse>,
-}
-
-/// What a client token was used for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenUse {
-    /// Whose token.
-    pub tenant: TenantId,
-    /// The token.
-    pub token: ClientToken,
-    /// The request it came with, in a form that is equal for equal requests.
-    pub request: String,
-    /// The NIC that the request made or changed.
-    pub nic: NicId,
-    /// What that NIC was, where the request deleted it.
-    pub last: Option<Box<NicRecord>>,
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
+    tokens: TokenBook,
 }
 
 /// What came of a request to admit something.
@@ -146,8 +129,9 @@ impl Store {
         let mut books = Books {
             ledger: Ledger::new(site),
             pending: BTreeSet::new(),
-            tokens: BTreeMap::new(),
+            tokens: TokenBook::default(),
         };
+        let mut tokens = Vec::new();
         for row in journal.load()? {
             match row.kind {
                 RowKind::Nic => {
@@ -155,15 +139,11 @@ impl Store {
                     board.nic_known(&record.id);
                     books.ledger.put(record);
                 }
-                RowKind::Token => {
-                    let used: TokenUse = parse(&row)?;
-                    books
-                        .tokens
-                        .insert((used.tenant.clone(), used.token.clone()), used);
-                }
+                RowKind::Token => tokens.push(parse(&row)?),
                 RowKind::Meta => {}
             }
         }
+        books.tokens = TokenBook::of(tokens);
         let order = std::iter::repeat_with(Default::default)
             .take(ORDER_LOCKS)
             .collect();
@@ -228,7 +208,8 @@ impl Store {
     }
 
     /// Admits a change of `nic`: `decide` sees the ledger and gives the new record or a reason.
-    /// With a token, the same request again is recognised and changes nothing.
+    /// With a token, the same request again is recognised and changes nothing, for 24 hours or
+    /// until the tenant has used [`TOKENS_PER_TENANT`] newer tokens.
     ///
     /// # Errors
     /// When it is refused or cannot be journalled; nothing has changed then.
@@ -240,18 +221,20 @@ impl Store {
     ) -> Result<Admitted, AdmitError> {
         let order = self.order_of(nic).lock().await;
         let reserved = self.reserve(token.clone(), decide)?;
-        let (record, before) = match reserved {
-            Reserved::Now { record, before } => (record, before),
+        let (record, undo) = match reserved {
+            Reserved::Now { record, undo } => (record, undo),
             Reserved::Before(first) => {
                 drop(order);
                 return Ok(Admitted::Repeated(self.wait_until_durable(first).await));
             }
         };
-        let batch = token
-            .iter()
-            .fold(Batch::default().put(nic_row(&record)), |batch, token| {
-                batch.put(token_row(token))
-            });
+        let mut batch = Batch::default().put(nic_row(&record));
+        if let Some(token) = &token {
+            batch = batch.put(token_row(token));
+        }
+        if let Some(displaced) = &undo.displaced {
+            batch = batch.remove(RowKind::Token, token_key(&displaced.used));
+        }
         match self.commit(batch).await {
             Ok(()) => {
                 self.board.nic_changed(&record);
@@ -259,7 +242,7 @@ impl Store {
                 Ok(Admitted::Fresh(record))
             }
             Err(cause) => {
-                self.give_back(nic, before.map(|before| *before), token);
+                self.give_back(nic, *undo, token);
                 Err(AdmitError::Journal(cause))
             }
         }
@@ -272,8 +255,7 @@ impl Store {
     ) -> Result<Reserved, AdmitError> {
         let mut books = self.books();
         if let Some(token) = &token {
-            let key = (token.tenant.clone(), token.token.clone());
-            match books.tokens.get(&key) {
+            match books.tokens.get(&token.tenant, &token.token) {
                 Some(used) if used.request == token.request => {
                     return Ok(Reserved::Before(Box::new(used.clone())));
                 }
@@ -286,16 +268,14 @@ impl Store {
             }
         }
         let record = decide(&books.ledger)?;
-        if let Some(token) = token {
-            books
-                .tokens
-                .insert((token.tenant.clone(), token.token.clone()), token);
-        }
-        let before = books.ledger.put(record.clone()).map(Box::new);
+        let undo = Undo {
+            displaced: token.and_then(|token| books.tokens.insert(token)),
+            before: books.ledger.put(record.clone()),
+        };
         books.pending.insert(record.id.clone());
         Ok(Reserved::Now {
             record: Box::new(record),
-            before,
+            undo: Box::new(undo),
         })
     }
 
@@ -305,12 +285,12 @@ impl Store {
         used
     }
 
-    fn give_back(&self, nic: &NicId, before: Option<NicRecord>, token: Option<TokenUse>) {
+    fn give_back(&self, nic: &NicId, undo: Undo, token: Option<TokenUse>) {
         let mut books = self.books();
         books.pending.remove(nic);
-        self.replace(&mut books, nic, before);
+        self.replace(&mut books, nic, undo.before);
         if let Some(token) = token {
-            books.tokens.remove(&(token.tenant, token.token));
+            books.tokens.give_back(&token, undo.displaced);
         }
     }
 
@@ -378,11 +358,7 @@ impl Store {
     /// Whose token was used for a request, when nothing else tells any more.
     #[must_use]
     pub fn user_of_token(&self, token: &ClientToken, request: &str) -> Option<TenantId> {
-        self.books()
-            .tokens
-            .values()
-            .find(|used| used.token == *token && used.request == request)
-            .map(|used| used.tenant.clone())
+        self.books().tokens.user_of(token, request).cloned()
     }
 
     /// Forgets client tokens that nobody will send again.
@@ -390,23 +366,17 @@ impl Store {
     /// # Errors
     /// When that cannot be journalled; they are kept then.
     pub async fn expire_tokens(&self, now_ms: u64) -> Result<usize, CommitError> {
-        let expired: Vec<_> = self
-            .books()
-            .tokens
-            .iter()
-            .filter(|(_, used)| used.at_ms + TOKEN_LIFETIME_MS < now_ms)
-            .map(|(key, used)| (key.clone(), token_key(used)))
-            .collect();
+        let expired = self.books().tokens.expired(now_ms, FORGOTTEN_AT_ONCE);
         if expired.is_empty() {
             return Ok(0);
         }
-        let batch = expired.iter().fold(Batch::default(), |batch, (_, row)| {
-            batch.remove(RowKind::Token, row.clone())
+        let batch = expired.iter().fold(Batch::default(), |batch, used| {
+            batch.remove(RowKind::Token, token_key(used))
         });
         self.commit(batch).await?;
         let mut books = self.books();
-        for (key, _) in &expired {
-            books.tokens.remove(key);
+        for used in &expired {
+            books.tokens.remove(used);
         }
         Ok(expired.len())
     }
@@ -442,9 +412,15 @@ impl Store {
 enum Reserved {
     Now {
         record: Box<NicRecord>,
-        before: Option<Box<NicRecord>>,
+        undo: Box<Undo>,
     },
     Before(Box<TokenUse>),
+}
+
+/// What a reservation took the place of.
+struct Undo {
+    before: Option<NicRecord>,
+    displaced: Option<Displaced>,
 }
 
 fn parse<T: serde::de::DeserializeOwned>(row: &Row) -> Result<T, OpenStoreError> {

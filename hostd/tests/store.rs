@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use hostd::board::Board;
-use hostd::store::{AdmitError, Admitted, Store, TokenUse};
-use journal::{Batch, CommitError, Journal, LoadError, MemoryJournal, Row, SqliteJournal};
+use hostd::store::{AdmitError, Admitted, Store, TOKENS_PER_TENANT, TokenUse};
+use journal::{
+    Batch, Change, CommitError, Journal, LoadError, MemoryJournal, Row, RowKind, SqliteJournal,
+};
 use nic_lifecycle::{
     Ledger, Network, NewNic, NicRecord, Refusal, RequestedAddressing, RequestedPlacement, Site,
     VmClass,
@@ -37,6 +40,37 @@ impl Journal for SluggishJournal {
         } else {
             Ok(())
         }
+    }
+}
+
+/// A journal without claims, for more rows than [`MemoryJournal`] has the time for.
+#[derive(Default)]
+struct PlainJournal(Mutex<BTreeMap<(RowKind, String), Row>>);
+
+impl PlainJournal {
+    fn tokens(&self) -> usize {
+        let rows = self.0.lock().unwrap();
+        rows.keys()
+            .filter(|(kind, _)| *kind == RowKind::Token)
+            .count()
+    }
+}
+
+#[async_trait]
+impl Journal for PlainJournal {
+    fn load(&self) -> Result<Vec<Row>, LoadError> {
+        Ok(self.0.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let mut rows = self.0.lock().unwrap();
+        for change in batch.changes {
+            match change {
+                Change::Put(row) => drop(rows.insert((row.kind, row.key.clone()), row)),
+                Change::Remove { kind, key } => drop(rows.remove(&(kind, key))),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -204,6 +238,42 @@ async fn a_token_does_not_cover_another_request() {
         "{refused:?}"
     );
     assert_eq!(store.read(|ledger| ledger.nics().count()), 1);
+}
+
+/// Whether a request with a token of its own is recognised as one that has come before.
+async fn comes_again(store: &Store, tenant: &str, number: usize) -> bool {
+    let used = TokenUse {
+        tenant: tenant.parse().unwrap(),
+        token: format!("token-{number}").parse().unwrap(),
+        at_ms: number as u64,
+        ..token(1, "again").unwrap()
+    };
+    let unchanged = |ledger: &Ledger| Ok(ledger.nic(&nic_id(1)).unwrap().clone());
+    match store.admit(&nic_id(1), Some(used), unchanged).await {
+        Ok(Admitted::Repeated(_)) => true,
+        Ok(Admitted::Fresh(_)) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_uses_too_many_tokens_loses_its_own_oldest_ones() {
+    let journal = Arc::new(PlainJournal::default());
+    let store = store_on(journal.clone());
+    create(&store, 1).await;
+    assert!(!comes_again(&store, "blue", 0).await);
+
+    for number in 0..TOKENS_PER_TENANT + 2 {
+        assert!(!comes_again(&store, "red", number).await);
+    }
+
+    let after_a_restart = store_on(journal.clone());
+    assert_eq!(journal.tokens(), TOKENS_PER_TENANT + 1);
+    for store in [store, after_a_restart] {
+        assert!(comes_again(&store, "blue", 0).await, "another tenant's");
+        assert!(comes_again(&store, "red", 2).await, "the oldest kept");
+        assert!(!comes_again(&store, "red", 1).await, "forgotten");
+    }
 }
 
 #[tokio::test]
