@@ -27,9 +27,9 @@ use crate::site::{Foundation, Site};
 use crate::vm::{VmFiles, VmOptions};
 use crate::world::{World, WorldKind};
 
-/// A guest boots in about four seconds under emulation with a core to itself; several at once on a
-/// loaded machine take far longer.
-const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a guest may take to boot: it needs about four seconds under emulation with a core to
+/// itself; several at once on a loaded machine take far longer.
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 /// The agent starts right after the guest's shell, and hostd greets it every second or so.
 const AGENT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a silence of hostd's event stream is taken for "nothing has changed".

@@ -26,8 +26,14 @@ const SIGKILL: i32 = 9;
 /// Environment variable that makes hostd die at a step of that name.
 pub const FAILPOINT_VARIABLE: &str = "NICFERRY_FAILPOINT";
 
-/// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots, and a
-/// short quarantine, which no scenario likes to wait for.
+/// How long hostd leaves alone what has a name of ours and no record: so long that the leak check
+/// finds it, and no longer, since a scenario waits for it.
+pub const QUARANTINE: Duration = Duration::from_secs(20);
+/// How long hostd waits for a guest that is booting: longer than any guest takes, also where it is
+/// emulated on a machine that is busy.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots.
 const CLASS: &str = "\
 default_class = \"standard\"
 [[class]]
@@ -35,8 +41,6 @@ name = \"standard\"
 max_nics = 8
 max_addresses_per_nic = 8
 max_queues = 4
-[timeouts]
-quarantine_seconds = 2
 ";
 
 /// The daemon of one world; killed when dropped.
@@ -45,6 +49,7 @@ pub struct Hostd {
     socket: PathBuf,
     log: PathBuf,
     configuration: PathBuf,
+    journal: PathBuf,
     process: Mutex<Option<Child>>,
 }
 
@@ -61,13 +66,17 @@ impl Hostd {
             "socket = {socket:?}\njournal = {journal:?}\n{CLASS}\
              [[network]]\nname = {NETWORK:?}\nkind = \"bridge\"\nbridge = {BRIDGE:?}\n\
              mtu = 1500\nsubnets = [{SUBNET_V4:?}, {SUBNET_V6:?}]\n\
-             [quota]\nmax_nics_per_host = 1000\nmax_nics_per_tenant = 100\n{hypervisors}"
+             [quota]\nmax_nics_per_host = 1000\nmax_nics_per_tenant = 100\n\
+             [timeouts]\nattach_seconds = {}\nquarantine_seconds = {}\n{hypervisors}",
+            ATTACH_PATIENCE.as_secs(),
+            QUARANTINE.as_secs(),
         );
         std::fs::write(&configuration, text)?;
         Ok(Self {
             socket,
             log: file("hostd.log"),
             configuration,
+            journal,
             process: Mutex::new(None),
         })
     }
@@ -76,6 +85,12 @@ impl Hostd {
     #[must_use]
     pub fn client(&self) -> Client {
         Client::unix(&self.socket)
+    }
+
+    /// Its journal's file.
+    #[must_use]
+    pub fn journal(&self) -> &std::path::Path {
+        &self.journal
     }
 
     /// Where it listens.
@@ -164,6 +179,24 @@ impl Hostd {
         let log = String::from_utf8_lossy(&log);
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// How long its log is by now, in bytes: a mark for [`Self::log_since`].
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn log_length(&self) -> Result<u64> {
+        Ok(std::fs::metadata(&self.log)?.len())
+    }
+
+    /// What it has logged since a mark.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn log_since(&self, mark: u64) -> Result<String> {
+        let log = std::fs::read(&self.log)?;
+        let since = log.get(usize::try_from(mark)?..).unwrap_or_default();
+        Ok(String::from_utf8_lossy(since).into_owned())
     }
 
     fn appended_log(&self) -> Result<File> {

@@ -90,7 +90,7 @@ pub async fn no_leaks(bed: &Bed) -> Result<()> {
     if !left.is_empty() {
         bail!("the scenario left NICs behind: {}", left.join(", "));
     }
-    let findings = leak::findings(bed).await.context("looking for leaks")?;
+    let findings = leak::at_rest(bed).await.context("looking for leaks")?;
     if !findings.is_empty() {
         bail!("leaks:\n  {}", findings.join("\n  "));
     }

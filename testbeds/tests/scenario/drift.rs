@@ -3,19 +3,28 @@
 use anyhow::{Result, ensure};
 use host_api::{NicState, ProblemCode};
 use testbeds::bed::Bed;
+use testbeds::hostd::QUARANTINE;
 use testbeds::inspection::{HostState, QemuState};
-use testbeds::requests::{PATIENCE, attach_new, in_state, into, retire, settled};
+use testbeds::requests::{PATIENCE, at_once, attach_new, in_state, into, retire, settled};
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
+use testbeds::site::BRIDGE;
+use testbeds::world::WorldKind;
 
-use super::usable::is_usable;
+use super::usable::{is_bare, is_usable};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![
+    let sockets = scenarios![a_vm_whose_socket_disappears_is_not_taken_for_off];
+    let sockets = sockets
+        .into_iter()
+        .map(|one| one.only_in(&[WorldKind::Qemu]));
+    let mut all = scenarios![
         a_nic_detached_behind_hostds_back,
-        a_tap_that_nobody_owns_is_removed,
-        a_link_of_somebody_elses_is_left_alone,
-    ]
+        only_a_tap_of_ours_without_an_owner_is_removed,
+        a_tap_taken_out_of_its_bridge_is_put_back,
+    ];
+    all.extend(sockets);
+    all
 }
 
 async fn a_nic_detached_behind_hostds_back(bed: &Bed) -> Result<()> {
@@ -45,36 +54,93 @@ async fn a_nic_detached_behind_hostds_back(bed: &Bed) -> Result<()> {
     vm.guest.kill_container(&container).await
 }
 
-/// What a crash of an older hostd, or a restored journal, may leave.
-async fn a_tap_that_nobody_owns_is_removed(bed: &Bed) -> Result<()> {
-    const TAP: &str = "nf-zzzzzzzzz0";
+/// What a crash of an older hostd, or a restored journal, may leave; and beside it a link that only
+/// begins like one of ours.
+async fn only_a_tap_of_ours_without_an_owner_is_removed(bed: &Bed) -> Result<()> {
+    const STRAY: &str = "nf-zzzzzzzzz0";
+    const FOREIGN: &str = "nf-other";
     let netns = &bed.site().netns;
-    netns.ip(&format!("tuntap add {TAP} mode tap")).await?;
+    netns.ip(&format!("link add {FOREIGN} type bridge")).await?;
+    netns.ip(&format!("tuntap add {STRAY} mode tap")).await?;
     netns
-        .ip(&format!("link set {TAP} master br-blue up"))
+        .ip(&format!("link set {STRAY} master {BRIDGE} up"))
         .await?;
+    let links = || async { anyhow::Ok(HostState::of(bed.site()).await?.links) };
 
-    bed.until("the tap is removed", PATIENCE, || async {
-        let links = HostState::of(bed.site()).await?.links;
-        Ok((!links.contains_key(TAP)).then_some(()))
+    bed.until("the tap passes no frames", PATIENCE, || async {
+        let master = links().await?.remove(STRAY).flatten();
+        Ok((master.as_deref() != Some(BRIDGE)).then_some(()))
     })
-    .await
-}
+    .await?;
+    bed.until("the tap is removed", QUARANTINE + PATIENCE, || async {
+        Ok((!links().await?.contains_key(STRAY)).then_some(()))
+    })
+    .await?;
 
-async fn a_link_of_somebody_elses_is_left_alone(bed: &Bed) -> Result<()> {
-    const NAME: &str = "nf-other";
-    let netns = &bed.site().netns;
-    netns.ip(&format!("link add {NAME} type bridge")).await?;
-    // Longer than hostd's quarantine and its round over the host's objects together: the tap
-    // planted beside it shows that such a round has passed.
-    a_tap_that_nobody_owns_is_removed(bed).await?;
-
-    let links = HostState::of(bed.site()).await?.links;
-
-    netns.ip(&format!("link del {NAME}")).await?;
+    // hostd has looked at every link of the host by now, and more than once.
+    let left = links().await?;
+    netns.ip(&format!("link del {FOREIGN}")).await?;
     ensure!(
-        links.contains_key(NAME),
-        "{NAME} is gone, though its name is not one of ours"
+        left.contains_key(FOREIGN),
+        "{FOREIGN} is gone, though its name is not one of ours"
     );
     Ok(())
+}
+
+async fn a_tap_taken_out_of_its_bridge_is_put_back(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    let tap = nic.id.tap_name();
+
+    bed.site()
+        .netns
+        .ip(&format!("link set {tap} nomaster"))
+        .await?;
+    bed.until("the tap is back in its bridge", PATIENCE, || async {
+        let master = HostState::of(bed.site()).await?.links.remove(&tap);
+        Ok((master.flatten().as_deref() == Some(BRIDGE)).then_some(()))
+    })
+    .await?;
+
+    is_usable(&vm, &container, &nic).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+/// What a clean-up of /run, or a /tmp that is somebody's own, makes of a VM that runs on.
+async fn a_vm_whose_socket_disappears_is_not_taken_for_off(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    let (socket, aside) = (&vm.files.qmp, vm.files.qmp.with_extension("aside"));
+    bed.hostd().kill().await?;
+    std::fs::rename(socket, &aside)?;
+    bed.start_hostd(None).await?;
+
+    client.detach_nic(&nic.id, &at_once()).await?;
+    let told = format!("a process still holds tap {}", nic.id.tap_name());
+    let blocked = bed
+        .until("hostd says who is in the way", PATIENCE, || async {
+            let nic = client.nic(&nic.id).await?;
+            let reason = nic.blocked.as_ref().map(|blocked| &blocked.reason);
+            let is_told = reason.is_some_and(|reason| reason.contains(&told));
+            Ok(is_told.then_some(nic))
+        })
+        .await?;
+    let has_device = QemuState::of(bed.world(), &vm.id).await?.has(&nic.id);
+    std::fs::rename(&aside, socket)?;
+
+    ensure!(blocked.placement == nic.placement, "{blocked:?}");
+    ensure!(has_device, "QEMU has lost the device");
+    bed.until("the NIC is detached", PATIENCE, || async {
+        let state = client.nic(&nic.id).await?.state;
+        Ok((state == NicState::Available).then_some(()))
+    })
+    .await?;
+    is_bare(&vm, &container).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
 }

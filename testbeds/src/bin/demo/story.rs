@@ -217,7 +217,7 @@ impl<'a> Story<'a> {
         for line in census::table([&at_first, &with_nics, &now]) {
             self.screen.line(line);
         }
-        let findings = leak::findings(self.bed).await?;
+        let findings = leak::at_rest(self.bed).await?;
         if !findings.is_empty() {
             bail!("left behind: {}", findings.join("; "));
         }

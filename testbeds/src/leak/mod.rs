@@ -3,11 +3,20 @@
 //!
 //! ```text
 //!   hostd's API ─► NICs ─┬─► links, bridge ports, qdiscs of the host
+//!                        ├─► rows and claims of hostd's journal, read from its file
 //!                        ├─► devices, backends, libvirt's XML of each VM
 //!                        └─► virtio NICs, links in its own and in named namespaces of each guest
 //! ```
+//!
+//! An operation is answered when what it is about is done, and puts things away for a moment after
+//! that; so [`at_rest`] looks until nothing is found, for a while that is shorter than hostd's
+//! quarantine: what only the quarantine takes away has leaked.
+
+mod journal;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Result;
 use host_api::{Nic, NicState};
@@ -17,21 +26,51 @@ use crate::bed::{Bed, Vm};
 use crate::inspection::{GuestState, HostState, QemuState};
 use crate::site::BRIDGE;
 
+pub use journal::{JournalClaim, JournalRow, JournalState};
+
+/// How long hostd may go on putting things away. Half of [`crate::hostd::QUARANTINE`].
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Between two looks; each takes longer than that itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Prefix of the agent's own named namespaces in the guest.
 const AGENT_NETNS_PREFIX: &str = "nicferry";
 
 /// One thing that should not be, or is missing: a sentence.
 pub type Finding = String;
 
-/// Everything that is wrong with a bed at rest.
+/// Everything that is wrong with a bed and stays so.
+///
+/// # Errors
+/// When something cannot be looked at.
+pub async fn at_rest(bed: &Bed) -> Result<Vec<Finding>> {
+    let give_up_at = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        let findings = findings(bed).await?;
+        if findings.is_empty() || tokio::time::Instant::now() >= give_up_at {
+            return Ok(findings);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Everything that is wrong with a bed now.
 ///
 /// # Errors
 /// When something cannot be looked at.
 pub async fn findings(bed: &Bed) -> Result<Vec<Finding>> {
-    let nics = bed.client().nics().await?.nics;
+    let client = bed.client();
+    let nics = client.nics().await?.nics;
     let nics: BTreeMap<NicId, Nic> = nics.into_iter().map(|nic| (nic.id.clone(), nic)).collect();
     let host = HostState::of(bed.site()).await?;
     let mut findings = on_host(&nics, &host, bed.bare_host());
+    let limits = client.limits().await?.limits;
+    let told = records::Told {
+        nics: &nics,
+        limits: &limits,
+    };
+    let journal = JournalState::of(bed.hostd().journal()).await?;
+    findings.extend(records::in_journal(told, &journal));
     for vm in bed.running_vms().await {
         findings.extend(in_vm(&nics, bed, &vm).await?);
     }
