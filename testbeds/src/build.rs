@@ -14,8 +14,8 @@ use crate::command;
 /// A first build of all dependencies on two slow cores.
 const BUILD_DEADLINE: Duration = Duration::from_secs(1800);
 
-/// The agent as a guest without libraries can run it: glibc linked in (`crt-static` works on the
-/// gnu target and needs no second toolchain).
+/// The agent as a guest without libraries can run it, with its failpoints: glibc linked in
+/// (`crt-static` works on the gnu target and needs no second toolchain).
 ///
 /// # Errors
 /// When it does not build.
@@ -32,6 +32,8 @@ pub async fn static_guest_agent(cache: &Cache) -> Result<PathBuf> {
         "--release",
         "-p",
         "guest-agent",
+        "--features",
+        "failpoints",
         "--target",
         TARGET,
     ]);

@@ -1,8 +1,11 @@
 //! The agent's process in a guest: stopping, killing and stalling it, and what it logged.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::Guest;
+
+/// A shell's exit status of what `kill -9` has ended.
+const KILLED: i32 = 128 + 9;
 
 /// Handle on the agent of one guest; `image/agent.sh` is the other side.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,34 @@ impl<'a> AgentControl<'a> {
         self.signal("", "KILL").await
     }
 
+    /// Kills it (-9) and starts it again, to die at `failpoint`, which is the name of one of its
+    /// steps and a side of it: `set-up.after`.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub async fn restart_to_die_at(&self, failpoint: &str) -> Result<()> {
+        let arm = format!("rm -f /run/agent/ended; echo {failpoint} >/run/agent/failpoint; ");
+        self.signal(&arm, "KILL").await?;
+        let begun = "until [ ! -e /run/agent/failpoint ]; do usleep 5000; done";
+        self.guest.succeed(begun).await.map(drop)
+    }
+
+    /// Waits until it has died at its failpoint, as if by `kill -9`. It has been started again
+    /// then, or is about to be.
+    ///
+    /// # Errors
+    /// When it goes on living, or ended in any other way.
+    pub async fn died_at(&self, failpoint: &str) -> Result<()> {
+        let ended = "until [ -e /run/agent/ended ]; do usleep 5000; done; cat /run/agent/ended";
+        let ended = self.guest.succeed(ended).await;
+        let ended = ended.with_context(|| format!("{failpoint} was not reached"))?;
+        ensure!(
+            ended.trim_end() == format!("{failpoint} {KILLED}"),
+            "the agent was to die at {failpoint}, but: {ended}"
+        );
+        Ok(())
+    }
+
     /// Stops it in its tracks: the process is there and does nothing.
     ///
     /// # Errors
@@ -63,6 +94,15 @@ impl<'a> AgentControl<'a> {
         let script =
             format!("{before}[ ! -e /run/agent/pid ] || kill -{signal} $(cat /run/agent/pid)");
         self.guest.succeed(&script).await.map(drop)
+    }
+
+    /// What it has logged since it was last started.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub async fn log_of_this_life(&self) -> Result<String> {
+        let since = "sed -n '/^a life begins$/h; /^a life begins$/!H; ${x;p}' /run/agent/log";
+        self.guest.succeed(since).await
     }
 
     /// The last `lines` lines it logged.
