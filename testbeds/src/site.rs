@@ -36,6 +36,8 @@ pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 /// What the DHCP server leases, first and last.
 pub const LEASED_V4: (Ipv4Addr, Ipv4Addr) =
     (Ipv4Addr::new(10, 77, 0, 128), Ipv4Addr::new(10, 77, 0, 199));
+/// The program of [`Site::start_dhcp_server`].
+pub const DHCP_SERVER: &str = "dnsmasq";
 /// After how long a DHCP client is to renew its lease, in seconds. A server's own choice would be
 /// half of the lease.
 pub const RENEWAL_SECONDS: u32 = 5;
@@ -123,7 +125,7 @@ impl Site {
         let range = format!("--dhcp-range={first},{last},255.255.255.0,2m");
         let log = std::fs::File::create(self.dhcp_log_file())?;
         self.netns
-            .command("dnsmasq")
+            .command(DHCP_SERVER)
             .args([
                 "--keep-in-foreground",
                 "--conf-file=/dev/null",
@@ -150,7 +152,7 @@ impl Site {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .context("starting dnsmasq")
+            .context("starting the DHCP server")
     }
 
     /// What the latest DHCP server has logged.

@@ -116,11 +116,10 @@ impl WorldKind {
             "needs root, for network namespaces, taps and bridges"
         );
         let programs: &[&str] = match self {
-            Self::Qemu => &["ip", "tc", "dnsmasq", "dpkg-deb", "qemu-system-x86_64"],
+            Self::Qemu => &["ip", "tc", "dpkg-deb", "qemu-system-x86_64"],
             Self::Libvirt => &[
                 "ip",
                 "tc",
-                "dnsmasq",
                 "dpkg-deb",
                 "qemu-system-x86_64",
                 "libvirtd",

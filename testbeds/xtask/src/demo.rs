@@ -2,6 +2,7 @@
 
 use crate::console::Verdict;
 use crate::harness;
+use crate::setup::Purpose;
 
 /// Where to show it.
 #[derive(Debug, clap::Args)]
@@ -13,5 +14,10 @@ pub(crate) struct Arguments {
 
 /// `cargo xtask demo`
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
-    harness::hand_over("demo", &["--world".to_owned(), arguments.world.clone()])
+    let world = arguments.world.as_str();
+    let purposes: &[Purpose] = match world {
+        "libvirt" => &[Purpose::Run, Purpose::Libvirt],
+        _ => &[Purpose::Run],
+    };
+    harness::hand_over("demo", purposes, &["--world".to_owned(), world.to_owned()])
 }

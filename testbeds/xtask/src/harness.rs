@@ -18,19 +18,25 @@ use crate::console::{Verdict, say};
 use crate::process;
 use crate::setup::{self, Purpose};
 
-/// Builds the program `name` and hands over to it; returns only when that fails.
-pub(crate) fn hand_over(name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
+/// Builds the program `name` and hands over to it; returns only when that fails. Packages for
+/// `purposes` and for building are there by then.
+pub(crate) fn hand_over(
+    name: &str,
+    purposes: &[Purpose],
+    arguments: &[String],
+) -> anyhow::Result<Verdict> {
+    setup::ensure(&[&[Purpose::Build], purposes].concat())?;
     hand_over_to(&["build", "--bin"], name, arguments)
 }
 
 /// Builds the benchmark `name` with optimisation and hands over to it; returns only when that
 /// fails.
 pub(crate) fn hand_over_to_benchmark(name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
+    setup::ensure(&Purpose::ALL)?;
     hand_over_to(&["bench", "--no-run", "--bench"], name, arguments)
 }
 
 fn hand_over_to(how: &[&str], name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
-    setup::ensure(&[Purpose::Build, Purpose::Run])?;
     say(format_args!(
         "building the program `{name}` (a first build takes minutes, later ones seconds)"
     ));

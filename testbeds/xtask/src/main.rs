@@ -36,7 +36,7 @@ enum Command {
     /// Shows on two real VMs how a NIC gets into a container, moves and goes, with its times
     Demo(demo::Arguments),
     /// Installs the system packages that are missing, or lists them where there is no apt
-    Setup,
+    Setup(setup::Arguments),
     /// Runs every check that needs no guest: format, lints, docs, tidy, licences
     Check,
     /// Checks the rules of this repository that no compiler knows
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<Verdict> {
     match command {
         Command::Demo(arguments) => demo::run(arguments),
-        Command::Setup => setup::everything(),
+        Command::Setup(arguments) => setup::run(arguments),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
         Command::Bench(arguments) => bench::run(arguments),

@@ -6,7 +6,8 @@
 //!                                              └─ no apt: list them with reasons, and fail
 //! ```
 //!
-//! Every command that needs a package calls this first; nobody has to remember a step.
+//! Every command that needs a package calls this first, and asks for no more than its own share:
+//! whoever wants the demonstration alone is spared what only tests need.
 
 use std::process::Command;
 
@@ -22,6 +23,25 @@ pub(crate) enum Purpose {
     Build,
     /// Booting guests and moving packets.
     Run,
+    /// A libvirt to boot them with.
+    Libvirt,
+    /// Playing the parts that scenarios need besides.
+    Test,
+}
+
+impl Purpose {
+    /// What the demonstration needs, which is what a newcomer begins with.
+    const OF_DEMO: [Self; 2] = [Self::Build, Self::Run];
+    /// What some command needs.
+    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Run, Self::Libvirt, Self::Test];
+}
+
+/// How much to install.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Also what the world `libvirt`, the tests and the measurements need
+    #[arg(long)]
+    test: bool,
 }
 
 /// One Debian package and why we want it.
@@ -83,23 +103,10 @@ const REQUIREMENTS: &[Requirement] = &[
     ),
     needs(
         Purpose::Run,
-        "libvirt-daemon-system",
-        "libvirtd",
-        "the world `libvirt`",
+        "iproute2",
+        "ip",
+        "looks at links, namespaces and qdiscs, here and in the guest",
     ),
-    needs(
-        Purpose::Run,
-        "libvirt-clients",
-        "virsh",
-        "the recipe by hand, and outside interference",
-    ),
-    needs(
-        Purpose::Run,
-        "busybox-static",
-        "busybox",
-        "every program of the guest but the agent",
-    ),
-    needs(Purpose::Run, "cpio", "cpio", "packs the guest's initramfs"),
     needs(
         Purpose::Run,
         "dpkg",
@@ -108,36 +115,56 @@ const REQUIREMENTS: &[Requirement] = &[
     ),
     needs(
         Purpose::Run,
+        "xz-utils",
+        "xz",
+        "unpacks the kernel's modules where they are packed by xz",
+    ),
+    needs(
+        Purpose::Run,
+        "zstd",
+        "zstd",
+        "unpacks the kernel's modules where they are packed by zstd",
+    ),
+    needs(
+        Purpose::Libvirt,
+        "libvirt-daemon-system",
+        "libvirtd",
+        "the world `libvirt`",
+    ),
+    needs(
+        Purpose::Libvirt,
+        "libvirt-clients",
+        "virsh",
+        "the recipe by hand, and outside interference",
+    ),
+    needs(
+        Purpose::Test,
         "dnsmasq-base",
         "dnsmasq",
         "the DHCP server the guest's NICs ask",
     ),
-    needs(
-        Purpose::Run,
-        "iproute2",
-        "ip",
-        "looks at links, namespaces and qdiscs from outside",
-    ),
-    needs(
-        Purpose::Run,
-        "tcpdump",
-        "tcpdump",
-        "records the packets of a scenario that failed",
-    ),
 ];
 
-/// `cargo xtask setup`: all packages of every command.
-pub(crate) fn everything() -> anyhow::Result<Verdict> {
-    ensure(&[Purpose::Build, Purpose::Run])?;
+/// `cargo xtask setup`
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
+    ensure(arguments.purposes())?;
     say("every system package is there");
     Ok(Verdict::Good)
 }
 
+impl Arguments {
+    fn purposes(&self) -> &'static [Purpose] {
+        if self.test {
+            &Purpose::ALL
+        } else {
+            &Purpose::OF_DEMO
+        }
+    }
+}
+
 /// Makes sure the packages for these purposes are there; quick and silent when they are.
 pub(crate) fn ensure(purposes: &[Purpose]) -> anyhow::Result<()> {
-    let wanted = REQUIREMENTS
-        .iter()
-        .filter(|need| purposes.contains(&need.purpose));
+    let wanted = required(purposes);
     let has_dpkg = process::find_program("dpkg-query").is_some();
     let missing: Vec<_> = wanted
         .filter(|need| {
@@ -158,6 +185,11 @@ pub(crate) fn ensure(purposes: &[Purpose]) -> anyhow::Result<()> {
         "no apt-get here: install the packages above by hand"
     );
     install(&missing)
+}
+
+fn required(purposes: &[Purpose]) -> impl Iterator<Item = &'static Requirement> {
+    let serves = |need: &&Requirement| purposes.contains(&need.purpose);
+    REQUIREMENTS.iter().filter(serves)
 }
 
 fn installed(package: &str) -> bool {
@@ -260,19 +292,37 @@ mod tests {
 
     #[test]
     fn the_listing_gives_each_package_its_reason() {
-        let need = needs(Purpose::Run, "cpio", "cpio", "packs the image");
+        let need = needs(Purpose::Run, "dpkg", "dpkg", "unpacks the kernel");
 
-        assert!(listing(&[&need]).ends_with("  cpio                   packs the image"));
+        assert!(listing(&[&need]).ends_with("  dpkg                   unpacks the kernel"));
     }
 
     #[test]
     fn only_what_is_named_gets_installed() {
-        let arguments = install_arguments(["cpio"].into_iter());
+        let arguments = install_arguments(["zstd"].into_iter());
 
         assert_eq!(
             arguments,
-            ["install", "--yes", "--no-install-recommends", "cpio"]
+            ["install", "--yes", "--no-install-recommends", "zstd"]
         );
+    }
+
+    #[test]
+    fn the_demonstration_needs_nothing_that_only_tests_or_libvirt_need() {
+        let names = |test| {
+            let arguments = Arguments { test };
+            required(arguments.purposes())
+                .map(|need| need.package)
+                .collect::<Vec<_>>()
+        };
+
+        let demo = names(false);
+        assert!(demo.contains(&"qemu-system-x86") && demo.contains(&"libvirt-dev"));
+        for spared in ["dnsmasq-base", "libvirt-daemon-system", "libvirt-clients"] {
+            assert!(!demo.contains(&spared), "{spared}");
+            assert!(names(true).contains(&spared), "{spared}");
+        }
+        assert_eq!(names(true).len(), REQUIREMENTS.len());
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn count(arguments: &Arguments) -> Tally {
 }
 
 fn run_all(filter: &[String], tally: &mut Tally) -> anyhow::Result<()> {
-    setup::ensure(&[Purpose::Build, Purpose::Run])?;
+    setup::ensure(&Purpose::ALL)?;
     say("── building");
     let programs = Programs::build()?;
     run_programs(&programs, |package| package != SCENARIOS, filter, tally)?;
