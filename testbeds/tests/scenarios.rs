@@ -17,33 +17,42 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbeds::bed::Bed;
+use testbeds::image::host_program;
 use testbeds::scenario::Scenario;
-use testbeds::site::Foundation;
+use testbeds::site::{DHCP_SERVER, Foundation};
 use testbeds::world::WorldKind;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 mod scenario {
+    pub(crate) mod agent_crashes;
     pub(crate) mod attach;
     pub(crate) mod containers;
     pub(crate) mod crashes;
     pub(crate) mod drift;
     pub(crate) mod guests;
+    pub(crate) mod leaks;
     pub(crate) mod limits;
     pub(crate) mod native;
+    pub(crate) mod rates;
     pub(crate) mod usable;
 }
 
 /// In this order a world runs them: first what everything else rests on.
 fn scenarios() -> Vec<Scenario> {
-    use scenario::{attach, containers, crashes, drift, guests, limits, native};
+    use scenario::{
+        agent_crashes, attach, containers, crashes, drift, guests, leaks, limits, native, rates,
+    };
     [
+        leaks::scenarios(),
         attach::scenarios(),
         containers::scenarios(),
         limits::scenarios(),
+        rates::scenarios(),
         drift::scenarios(),
         guests::scenarios(),
         native::scenarios(),
+        agent_crashes::scenarios(),
         crashes::scenarios(),
     ]
     .concat()
@@ -93,7 +102,8 @@ impl Stage {
 
 fn trial(stage: &Arc<Stage>, kind: WorldKind, scenario: Scenario) -> Trial {
     let name = format!("{kind}::{}", scenario.name());
-    match kind.runs_here() {
+    let server = || host_program(DHCP_SERVER).map(drop);
+    match kind.runs_here().and_then(|()| server()) {
         Ok(()) => {
             let stage = Arc::clone(stage);
             Trial::test(name, move || {

@@ -3,17 +3,18 @@
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
-use host_api::{AddressingMode, AddressingRequest, AttachNic, CreateNic, NicState};
-use testbeds::bed::Bed;
+use host_api::{AddressingMode, AddressingRequest, AttachNic, CreateNic, Nic, NicState};
+use testbeds::bed::{Bed, Vm};
+use testbeds::guest::Container;
 use testbeds::requests::{
     PATIENCE, attach_new, detach, in_state, into, nic_on_blue, over_to, retire, settled,
     static_addresses,
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
-use testbeds::site::LEASED_V4;
+use testbeds::site::{BRIDGE, HOST_V4, LEASED_V4};
 
-use super::usable::{is_bare, is_usable};
+use super::usable::{has_left, is_as_told, is_bare, is_usable, link_of};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
@@ -55,11 +56,27 @@ async fn attach_static_v4_v6(bed: &Bed) -> Result<()> {
         nic.addresses
     );
     is_usable(&vm, &container, &nic).await?;
+    host_has_no_ipv6_on(bed, &nic).await?;
     let detached = detach(&client, &nic.id).await?;
     ensure!(detached.placement.is_none(), "{detached:?}");
-    is_bare(&vm, &container).await?;
+    ensure!(
+        (detached.mac, &detached.addressing) == (nic.mac, &nic.addressing),
+        "{detached:?} differs from {nic:?}"
+    );
+    has_left(bed, &vm, &container, &detached).await?;
     retire(&client, &nic.id).await?;
     vm.guest.kill_container(&container).await
+}
+
+/// The host would speak on the VM's network by an address that nobody gave it.
+async fn host_has_no_ipv6_on(bed: &Bed, nic: &Nic) -> Result<()> {
+    let tap = nic.id.tap_name();
+    let netns = &bed.site().netns;
+    let addresses = netns
+        .ip(&format!("-6 -brief address show dev {tap}"))
+        .await?;
+    ensure!(addresses.trim().is_empty(), "on {tap}: {addresses}");
+    Ok(())
 }
 
 async fn attach_into_a_named_namespace(bed: &Bed) -> Result<()> {
@@ -106,7 +123,7 @@ async fn attach_with_dhcp(bed: &Bed) -> Result<()> {
     vm.guest.kill_container(&container).await
 }
 
-fn by_dhcp() -> AddressingRequest {
+pub(crate) fn by_dhcp() -> AddressingRequest {
     AddressingRequest {
         mode: AddressingMode::Dhcp,
         addresses: Vec::new(),
@@ -171,12 +188,16 @@ async fn reattach_of_the_same_nic_at_once(bed: &Bed) -> Result<()> {
     vm.guest.kill_container(&container).await
 }
 
+/// A neighbour that has spoken with the NIC at its old place reaches it at the new one.
 async fn move_between_vms_keeps_mac_and_addresses(bed: &Bed) -> Result<()> {
     let (from_vm, to_vm) = bed.two_vms().await?;
     let client = bed.client();
     let from = from_vm.guest.make_container().await?;
+    let neighbour = from_vm.guest.make_container().await?;
     let to = to_vm.guest.make_container().await?;
     let before = attach_new(&client, &from_vm, from.target()).await?;
+    let neighbour_nic = attach_new(&client, &from_vm, neighbour.target()).await?;
+    reaches(&from_vm, &neighbour, &before).await?;
 
     let request = over_to(&to_vm, to.target());
     let moved = client.move_nic(&before.id, &request, &settled()).await?;
@@ -193,11 +214,24 @@ async fn move_between_vms_keeps_mac_and_addresses(bed: &Bed) -> Result<()> {
             .is_some_and(|place| place.vm == to_vm.id),
         "{after:?}"
     );
-    is_bare(&from_vm, &from).await?;
+    has_left(bed, &from_vm, &from, &after).await?;
+    reaches(&from_vm, &neighbour, &before).await?;
     is_usable(&to_vm, &to, &after).await?;
-    retire(&client, &after.id).await?;
+    for nic in [&after, &neighbour_nic] {
+        retire(&client, &nic.id).await?;
+    }
+    from_vm.guest.kill_container(&neighbour).await?;
     from_vm.guest.kill_container(&from).await?;
     to_vm.guest.kill_container(&to).await
+}
+
+/// Every address of `nic` answers a container.
+async fn reaches(vm: &Vm, from: &Container, nic: &Nic) -> Result<()> {
+    for address in &nic.addresses {
+        let address = address.addr();
+        vm.guest.ping(&from.place(), address, PATIENCE).await?;
+    }
+    Ok(())
 }
 
 async fn move_between_containers_of_one_vm(bed: &Bed) -> Result<()> {
@@ -211,6 +245,10 @@ async fn move_between_containers_of_one_vm(bed: &Bed) -> Result<()> {
     let moved = client.move_nic(&before.id, &request, &settled()).await?;
     let after = in_state(moved, NicState::InUse)?;
 
+    ensure!(
+        (after.mac, &after.addresses) == (before.mac, &before.addresses),
+        "{after:?} differs from {before:?}"
+    );
     is_bare(&vm, &from).await?;
     is_usable(&vm, &to, &after).await?;
     retire(&client, &after.id).await?;
@@ -248,19 +286,37 @@ async fn eight_nics_into_one_vm_at_once(bed: &Bed) -> Result<()> {
     }
     let links = vm.guest.links(&container.place()).await?;
     ensure!(links.len() == 8, "eight links expected: {links:?}");
+    let mut distinct: Vec<_> = nics.iter().flat_map(|nic| &nic.addresses).collect();
+    distinct.sort();
+    distinct.dedup();
+    ensure!(distinct.len() == 16, "sixteen addresses: {distinct:?}");
     for nic in &nics {
-        let link = super::usable::link_of(&vm, &container, nic).await?;
-        let name = &link.name;
-        let ping = format!("ping -c 1 -W 5 -I {name} {}", testbeds::site::HOST_V4);
-        let output = vm.guest.run_in(&container.place(), &ping).await?;
-        ensure!(
-            output.status == 0,
-            "no answer over {name}: {}",
-            output.stdout
-        );
+        is_as_told(&vm, &container, nic).await?;
+        pings_by_itself(bed, &vm, &container, nic).await?;
     }
     try_join_all(nics.iter().map(|nic| retire(&client, &nic.id))).await?;
     vm.guest.kill_container(&container).await
+}
+
+/// The host answers what this link sends, and the bridge has seen its address behind its own tap:
+/// with eight links into one network an answer may come in by any of them.
+async fn pings_by_itself(bed: &Bed, vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
+    let link = link_of(vm, container, nic).await?.name;
+    let ping = format!("ping -c 1 -W 5 -I {link} {HOST_V4}");
+    let output = vm.guest.run_in(&container.place(), &ping).await?;
+    ensure!(
+        output.status == 0,
+        "no answer over {link}: {}",
+        output.stdout
+    );
+    let (mac, tap) = (nic.mac, nic.id.tap_name());
+    let fdb = format!("bridge fdb show br {BRIDGE} dev {tap}");
+    let learned = bed.site().netns.run(&fdb).await?;
+    ensure!(
+        learned.contains(&format!("{mac} ")),
+        "{mac} was not seen behind {tap}: {learned}"
+    );
+    Ok(())
 }
 
 async fn a_nic_made_first_is_attached_later(bed: &Bed) -> Result<()> {

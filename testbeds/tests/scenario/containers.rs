@@ -6,11 +6,13 @@ use anyhow::{Context, Result, ensure};
 use host_api::{CreateNic, NicState, ProblemCode};
 use testbeds::bed::Bed;
 use testbeds::guest::{Admin, Where};
-use testbeds::requests::{PATIENCE, attach_new, into, nic_on_blue, refusal, retire, settled};
+use testbeds::requests::{
+    PATIENCE, attach_new, in_state, into, nic_on_blue, over_to, refusal, retire, settled,
+};
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
 
-use super::usable::is_bare;
+use super::usable::{is_bare, is_usable};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
@@ -49,7 +51,19 @@ async fn a_container_killed_with_the_nic_inside(bed: &Bed) -> Result<()> {
         link.is_some_and(|link| link.admin == Admin::Down),
         "held links: {held:?}"
     );
-    retire(&client, &nic.id).await
+    // What a person does about it: give the NIC to the container that takes the dead one's place.
+    let successor = vm.guest.make_container().await?;
+    let request = over_to(&vm, successor.target());
+    let moved = client.move_nic(&nic.id, &request, &settled()).await?;
+    let moved = in_state(moved, NicState::InUse)?;
+    ensure!(moved.degraded.is_none(), "{moved:?}");
+    ensure!(
+        (moved.mac, &moved.addresses) == (nic.mac, &nic.addresses),
+        "{moved:?} differs from {nic:?}"
+    );
+    is_usable(&vm, &successor, &moved).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&successor).await
 }
 
 /// The attach is refused for `code` by whoever waits for it, and leaves the NIC nowhere, with the

@@ -1,13 +1,15 @@
-//! Everything that can die, killed in the middle: hostd at each named step, the agent, QEMU,
+//! Everything on the host that can die, killed in the middle: hostd at each named step, QEMU,
 //! libvirtd. `kill -9` is the only way anything ends here.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use host_api::client::Mutation;
-use host_api::{CreateNic, Nic, NicState};
+use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::{ClientToken, NicId};
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
-use testbeds::inspection::QemuState;
+use testbeds::inspection::{HostState, QemuState};
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, over_to, retire, settled,
 };
@@ -16,7 +18,7 @@ use testbeds::scenarios;
 use testbeds::vm::VmOptions;
 use testbeds::world::{DaemonRestart, WorldKind};
 
-use super::usable::{is_bare, is_usable};
+use super::usable::{has_left, is_bare, is_usable};
 
 /// Steps of an attach at which hostd can be made to die, in order.
 const ATTACH_FAILPOINTS: [&str; 9] = [
@@ -40,12 +42,12 @@ const DETACH_FAILPOINTS: [&str; 13] = [
     "detach.quiesce.after",
     "detach.unplug.before",
     "detach.unplug.after",
-    "detach.remove-port.before",
-    "detach.remove-port.after",
     "detach.forget.before",
     "detach.forget.after",
     "detach.record.before",
     "detach.record.after",
+    "detach.remove-port.before",
+    "detach.remove-port.after",
 ];
 
 /// Steps of a move between two VMs, in order: it is a detach and an attach, and the record written
@@ -73,13 +75,15 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             Box::pin(hostd_killed_while_detaching(bed, failpoint))
         })
     });
-    let libvirtd = scenarios![libvirtd_restarted_in_mid_attach];
+    let libvirtd = scenarios![
+        libvirtd_restarted_in_mid_attach,
+        libvirtd_restarted_as_an_attach_begins,
+    ];
     let libvirtd = libvirtd
         .into_iter()
         .map(|one| one.only_in(&[WorldKind::Libvirt]));
     let mut all = scenarios![
-        agent_killed_in_mid_bind,
-        agent_killed_while_a_nic_is_in_use,
+        every_failpoint_of_hostd_is_one_to_die_at,
         qemu_killed_in_mid_attach,
         qemu_killed_while_a_nic_is_in_use,
     ];
@@ -88,6 +92,39 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     all.extend(detach);
     all.extend(moving);
     all
+}
+
+/// hostd logs every failpoint that it passes: an undisturbed attach and detach pass those at which
+/// it is killed below, and no others.
+async fn every_failpoint_of_hostd_is_one_to_die_at(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let before = bed.hostd().log_length()?;
+
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    retire(&client, &nic.id).await?;
+    let known = ATTACH_FAILPOINTS.into_iter().chain(DETACH_FAILPOINTS);
+    let known: BTreeSet<&str> = known.collect();
+    bed.until("hostd has passed them all", PATIENCE, || async {
+        let log = bed.hostd().log_since(before)?;
+        Ok(known.is_subset(&passed(&log)).then_some(()))
+    })
+    .await?;
+
+    let log = bed.hostd().log_since(before)?;
+    let others: Vec<&str> = passed(&log).difference(&known).copied().collect();
+    ensure!(
+        others.is_empty(),
+        "nothing kills hostd at {others:?}, which it passes"
+    );
+    vm.guest.kill_container(&container).await
+}
+
+/// Names of the failpoints in a log: `… failpoint="attach.plug.after"`.
+fn passed(log: &str) -> BTreeSet<&str> {
+    let names = log.split("failpoint=\"").skip(1);
+    names.filter_map(|rest| rest.split('"').next()).collect()
 }
 
 /// Starts hostd anew, to die at `failpoint`.
@@ -159,6 +196,7 @@ async fn hostd_killed_while_detaching(bed: &Bed, failpoint: &str) -> Result<()> 
 
     let detached = state(bed, &nic.id, NicState::Available).await?;
     ensure!(detached.placement.is_none(), "{detached:?}");
+    has_no_port(bed, &nic.id).await?;
     is_bare(&vm, &container).await?;
     bed.agent_is_ready(&vm.id).await?;
     retire(&client, &nic.id).await?;
@@ -199,21 +237,14 @@ async fn hostd_killed_while_moving(bed: &Bed, failpoint: &str) -> Result<()> {
     to_vm.guest.kill_container(&to).await
 }
 
-/// The NIC is placed elsewhere, and neither the VM's QEMU nor its container has anything of it.
-async fn has_left(bed: &Bed, vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
-    ensure!(
-        nic.placement
-            .as_ref()
-            .is_some_and(|place| place.vm != vm.id),
-        "{nic:?} is to be elsewhere"
-    );
-    ensure!(
-        !QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
-        "QEMU of {} still has {}",
-        vm.id,
-        nic.id
-    );
-    is_bare(vm, container).await
+/// What a NIC that is nowhere leaves on the host is removed, also by a hostd that did not leave it.
+async fn has_no_port(bed: &Bed, nic: &NicId) -> Result<()> {
+    bed.until("the port is removed", PATIENCE, || async {
+        let links = HostState::of(bed.site()).await?.links;
+        let left = [nic.tap_name(), nic.ifb_name()];
+        Ok((!left.iter().any(|name| links.contains_key(name))).then_some(()))
+    })
+    .await
 }
 
 async fn state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
@@ -242,45 +273,6 @@ async fn until_plugged(bed: &Bed, vm: &Vm, nic: &Nic) -> Result<()> {
     .await
 }
 
-/// Killed as soon as the new link has left the guest's own namespace: the agent has taken it and
-/// has not yet reported it bound. The loop has no program to start, so it is as fast as the agent.
-async fn agent_killed_in_mid_bind(bed: &Bed) -> Result<()> {
-    let vm = bed.vm("vm1").await?;
-    let client = bed.client();
-    let container = vm.guest.make_container().await?;
-    let assassin = "pid=$(cat /run/agent/pid); cd /sys/class/net; \
-         until [ -e eth0 ]; do :; done; while [ -e eth0 ]; do :; done; kill -9 $pid";
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
-
-    let wait = settled();
-    let (killed, answer) = tokio::join!(vm.guest.run(assassin), client.create_nic(&request, &wait));
-
-    ensure!(killed?.status == 0, "the agent was not there to be killed");
-    let nic = in_state(answer?, NicState::InUse)?;
-    is_usable(&vm, &container, &nic).await?;
-    retire(&client, &nic.id).await?;
-    vm.guest.kill_container(&container).await
-}
-
-async fn agent_killed_while_a_nic_is_in_use(bed: &Bed) -> Result<()> {
-    let vm = bed.vm("vm1").await?;
-    let client = bed.client();
-    let container = vm.guest.make_container().await?;
-    let nic = attach_new(&client, &vm, container.target()).await?;
-
-    vm.guest.agent().kill().await?;
-    let still = client.nic(&nic.id).await?;
-
-    ensure!(still.state == NicState::InUse, "{still:?}");
-    is_usable(&vm, &container, &nic).await?;
-    retire(&client, &nic.id).await?;
-    bed.agent_is_ready(&vm.id).await?;
-    vm.guest.kill_container(&container).await
-}
-
 async fn qemu_killed_in_mid_attach(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm3").await?;
     let client = bed.client();
@@ -292,7 +284,9 @@ async fn qemu_killed_in_mid_attach(bed: &Bed) -> Result<()> {
     bed.kill_vm(&vm.id).await?;
 
     let nic = state(bed, &nic.id, NicState::Available).await?;
-    ensure!(nic.last_error.is_some(), "{nic:?}");
+    let code = nic.last_error.as_ref().map(|problem| problem.code);
+    ensure!(code == Some(ProblemCode::VmStopped), "{nic:?}");
+    ensure!(nic.placement.is_none(), "{nic:?}");
     retire(&client, &nic.id).await
 }
 
@@ -316,19 +310,44 @@ async fn qemu_killed_while_a_nic_is_in_use(bed: &Bed) -> Result<()> {
     bed.kill_vm(&again.id).await
 }
 
+/// The device is plugged and the agent stands still, so the attach is half done for certain.
 async fn libvirtd_restarted_in_mid_attach(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
+    vm.guest.agent().stall().await?;
+    let begun = begin_attach(bed, &vm, &container).await?;
+    until_plugged(bed, &vm, &begun).await?;
 
-    let nic = begin_attach(bed, &vm, &container).await?;
     let restarted = bed.world().restart_daemon().await?;
+    let meanwhile = client.nic(&begun.id).await?;
+    vm.guest.agent().resume().await?;
 
     ensure!(
         restarted == DaemonRestart::Restarted,
         "this world has a daemon"
     );
-    let nic = state(bed, &nic.id, NicState::InUse).await?;
+    ensure!(meanwhile.state == NicState::Attaching, "{meanwhile:?}");
+    let nic = state(bed, &begun.id, NicState::InUse).await?;
+    ensure!(
+        (nic.mac, &nic.placement) == (begun.mac, &begun.placement),
+        "{nic:?} differs from {begun:?}"
+    );
+    is_usable(&vm, &container, &nic).await?;
+    retire(&client, &nic.id).await?;
+    vm.guest.kill_container(&container).await
+}
+
+/// Nothing is done yet, or the device is just being plugged: wherever it finds the attach.
+async fn libvirtd_restarted_as_an_attach_begins(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+
+    let begun = begin_attach(bed, &vm, &container).await?;
+    bed.world().restart_daemon().await?;
+
+    let nic = state(bed, &begun.id, NicState::InUse).await?;
     is_usable(&vm, &container, &nic).await?;
     retire(&client, &nic.id).await?;
     vm.guest.kill_container(&container).await

@@ -5,18 +5,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use host_api::client::{Mutation, Progress};
 use host_api::{CreateNic, Nic, NicState, ProblemCode};
-use nic_model::NicId;
-use testbeds::bed::Bed;
+use nic_model::{NicId, PowerState};
+use testbeds::bed::{BOOT_DEADLINE, Bed};
 use testbeds::inspection::{HostState, QemuState};
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, detach, into, nic_on_blue, retire, settled,
+    PATIENCE, at_once, attach_new, detach, into, nic_on_blue, refusal, retire, settled,
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
 use testbeds::site::BRIDGE;
 use testbeds::vm::{AgentStart, VmOptions};
 
-use super::usable::is_usable;
+use super::usable::{has_left, is_usable};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
@@ -36,6 +36,17 @@ async fn until_state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
     bed.until(&format!("{nic} is {state}"), PATIENCE, || async {
         let nic = client.nic(nic).await?;
         Ok((nic.state == state).then_some(nic))
+    })
+    .await
+}
+
+/// Waits until the NIC says that the guest keeps the device.
+async fn until_kept(bed: &Bed, nic: &NicId) -> Result<()> {
+    let client = bed.client();
+    let what = format!("{nic} is blocked by the guest, which has not let go");
+    bed.until(&what, PATIENCE, || async {
+        let blocked = client.nic(nic).await?.blocked;
+        Ok(blocked.and_then(|blocked| blocked.reason.contains("let go").then_some(())))
     })
     .await
 }
@@ -64,8 +75,7 @@ async fn a_guest_whose_driver_is_gone_blocks_the_detach_visibly(bed: &Bed) -> Re
 
     ensure!(answer.progress == Progress::UnderWay, "{:?}", answer.nic);
     ensure!(answer.nic.state == NicState::Detaching, "{:?}", answer.nic);
-    let reason = until_blocked(bed, &nic.id).await?;
-    ensure!(reason.contains("let go"), "blocked by: {reason}");
+    until_kept(bed, &nic.id).await?;
     let port = HostState::of(bed.site())
         .await?
         .links
@@ -78,9 +88,15 @@ async fn a_guest_whose_driver_is_gone_blocks_the_detach_visibly(bed: &Bed) -> Re
         mac: Some(nic.mac),
         ..nic_on_blue()
     };
+    let taken = refusal(client.create_nic(&same_mac, &at_once()).await)?;
+    ensure!(taken.field.as_deref() == Some("mac"), "{taken:?}");
+    let again = into(&vm, container.target());
+    let early = refusal(client.attach_nic(&nic.id, &again, &at_once()).await)?;
+    ensure!(early.code == ProblemCode::Conflict, "{early:?}");
     ensure!(
-        client.create_nic(&same_mac, &at_once()).await.is_err(),
-        "the MAC was given away"
+        QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        "QEMU has let go of {} though the guest has not",
+        nic.id
     );
     vm.guest.heed_hotplug(vm.options.hotplug).await?;
     until_state(bed, &nic.id, NicState::Available).await?;
@@ -97,16 +113,15 @@ async fn a_blocked_detach_outlives_hostd(bed: &Bed) -> Result<()> {
     vm.guest.agent().stop().await?;
     vm.guest.ignore_hotplug(vm.options.hotplug).await?;
     client.detach_nic(&nic.id, &at_once()).await?;
-    until_blocked(bed, &nic.id).await?;
+    until_kept(bed, &nic.id).await?;
 
     bed.hostd().kill().await?;
     bed.start_hostd(None).await?;
 
-    // A NIC counts as blocked from the second request on, so the new hostd has asked by itself.
-    let reason = until_blocked(bed, &nic.id).await?;
+    // The guest counts as keeping it from the second request on: the new hostd has asked by itself.
+    until_kept(bed, &nic.id).await?;
     let blocked = client.nic(&nic.id).await?;
     ensure!(blocked.state == NicState::Detaching, "{blocked:?}");
-    ensure!(reason.contains("let go"), "blocked by: {reason}");
     ensure!(
         QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
         "QEMU has let go of {} though the guest has not",
@@ -130,7 +145,7 @@ async fn a_detach_without_an_agent(bed: &Bed) -> Result<()> {
     let detached = detach(&client, &nic.id).await;
 
     vm.guest.agent().start().await?;
-    detached?;
+    has_left(bed, &vm, &container, &detached?).await?;
     retire(&client, &nic.id).await?;
     vm.guest.kill_container(&container).await
 }
@@ -169,7 +184,7 @@ async fn a_guest_that_is_still_booting(bed: &Bed) -> Result<()> {
             .vm(&vm.id)
             .await?
             .power
-            .filter(|power| *power == nic_model::PowerState::Running))
+            .filter(|power| *power == PowerState::Running))
     })
     .await?;
     let request = CreateNic {
@@ -179,7 +194,7 @@ async fn a_guest_that_is_still_booting(bed: &Bed) -> Result<()> {
 
     let nic = client.create_nic(&request, &at_once()).await?.nic;
     let reason = until_blocked(bed, &nic.id).await?;
-    vm.guest.ready(PATIENCE).await?;
+    vm.guest.ready(BOOT_DEADLINE).await?;
     let container = vm.guest.make_named_container("late").await?;
     vm.guest.agent().start().await?;
 
@@ -199,8 +214,8 @@ async fn a_vm_that_is_off_is_refused(bed: &Bed) -> Result<()> {
     bed.agent_is_ready(&vm.id).await?;
     bed.kill_vm(&vm.id).await?;
     bed.until("hostd sees the VM off", PATIENCE, || async {
-        let seen = client.vm(&vm.id).await.ok().and_then(|vm| vm.power);
-        Ok((seen != Some(nic_model::PowerState::Running)).then_some(()))
+        let seen = client.vm(&vm.id).await?.power;
+        Ok((seen == Some(PowerState::Off)).then_some(()))
     })
     .await?;
     let request = CreateNic {
@@ -208,15 +223,15 @@ async fn a_vm_that_is_off_is_refused(bed: &Bed) -> Result<()> {
         ..nic_on_blue()
     };
 
-    let outcome = client.create_nic(&request, &settled()).await;
+    let problem = refusal(client.create_nic(&request, &settled()).await)?;
 
-    // A refusal, or a NIC that is nowhere and says why: both are honest.
-    let Ok(answer) = outcome else { return Ok(()) };
-    let nic = answer.nic;
-    ensure!(nic.state == NicState::Available, "{nic:?}");
-    let code = nic.last_error.as_ref().map(|problem| problem.code);
-    ensure!(code == Some(ProblemCode::VmStopped), "{nic:?}");
-    retire(&client, &nic.id).await
+    ensure!(problem.code == ProblemCode::Conflict, "{problem:?}");
+    ensure!(
+        problem.message.contains("vm4") && problem.message.contains("not running"),
+        "{problem:?}"
+    );
+    ensure!(client.nics().await?.nics.is_empty(), "a NIC was made");
+    Ok(())
 }
 
 /// Random bytes, half frames and announcements of gigabytes instead of the protocol.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use anyhow::{Result, ensure};
 use host_api::Nic;
 use nic_model::IpNet;
-use testbeds::bed::Vm;
+use testbeds::bed::{Bed, Vm};
 use testbeds::guest::{Admin, Container, GuestLink};
+use testbeds::inspection::QemuState;
 use testbeds::requests::PATIENCE;
 use testbeds::site::{HOST_V4, HOST_V6};
 
@@ -19,9 +20,22 @@ pub(crate) async fn link_of(vm: &Vm, container: &Container, nic: &Nic) -> Result
         .ok_or_else(|| anyhow::anyhow!("{} with {} is not among {links:?}", nic.id, nic.mac))
 }
 
-/// The link has the name, size and addresses that the API tells, is up, and the host answers over
-/// it by both families.
+/// The link is what the API tells, and the host answers over it by both families.
 pub(crate) async fn is_usable(vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
+    is_as_told(vm, container, nic).await?;
+    let hosts = [IpAddr::from(HOST_V4), IpAddr::from(HOST_V6)];
+    let families = |host: &IpAddr| {
+        let same = |address: &IpNet| address.addr().is_ipv4() == host.is_ipv4();
+        nic.addresses.iter().any(same)
+    };
+    for host in hosts.into_iter().filter(families) {
+        vm.guest.ping(&container.place(), host, PATIENCE).await?;
+    }
+    Ok(())
+}
+
+/// The link has the name, size and addresses that the API tells, and is up.
+pub(crate) async fn is_as_told(vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
     let link = link_of(vm, container, nic).await?;
     let wanted = nic.placement.as_ref().map(|place| place.link_name.as_str());
     ensure!(
@@ -40,14 +54,6 @@ pub(crate) async fn is_usable(vm: &Vm, container: &Container, nic: &Nic) -> Resu
         link.addresses,
         nic.addresses
     );
-    let hosts = [IpAddr::from(HOST_V4), IpAddr::from(HOST_V6)];
-    let families = |host: &IpAddr| {
-        let same = |address: &IpNet| address.addr().is_ipv4() == host.is_ipv4();
-        nic.addresses.iter().any(same)
-    };
-    for host in hosts.into_iter().filter(families) {
-        vm.guest.ping(&container.place(), host, PATIENCE).await?;
-    }
     Ok(())
 }
 
@@ -59,6 +65,21 @@ pub(crate) async fn is_bare(vm: &Vm, container: &Container) -> Result<()> {
         "links are left in the container: {links:?}"
     );
     Ok(())
+}
+
+/// The NIC is placed elsewhere, and neither the VM's QEMU nor its container has anything of it.
+pub(crate) async fn has_left(bed: &Bed, vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
+    ensure!(
+        nic.placement.as_ref().is_none_or(|place| place.vm != vm.id),
+        "{nic:?} is to be elsewhere"
+    );
+    ensure!(
+        !QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        "QEMU of {} still has {}",
+        vm.id,
+        nic.id
+    );
+    is_bare(vm, container).await
 }
 
 fn sorted(addresses: &[IpNet]) -> Vec<IpNet> {
