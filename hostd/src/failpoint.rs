@@ -2,7 +2,8 @@
 //!
 //! Compiled in with the feature `failpoints` only; without it every call is empty. The name comes
 //! from the environment, `NICFERRY_FAILPOINT=attach.plug.after`, and the process ends at the first
-//! passage, without unwinding, flushing or telling anybody.
+//! passage, without unwinding, flushing or telling anybody. Every passage is logged, so that a test
+//! can tell which there are.
 
 /// Which side of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub fn hit(flow: &str, step: &str, side: Side) {
         Side::After => "after",
     };
     let here = format!("{flow}.{step}.{side}");
+    tracing::debug!(failpoint = here, "passing a failpoint");
     if std::env::var("NICFERRY_FAILPOINT").is_ok_and(|name| name == here) {
         tracing::error!(failpoint = here, "dying at a failpoint");
         let this = rustix::process::getpid();
