@@ -15,8 +15,8 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use journal::{Batch, Claim, CommitError, Journal, LoadError, Row, RowKind};
-use nic_lifecycle::{InvalidTransition, Ledger, NicRecord, Refusal, Site};
+use journal::{Batch, Claim, CommitError, Journal, LoadError, Room, Row, RowKind};
+use nic_lifecycle::{InvalidTransition, Ledger, NicRecord, NicState, Refusal, Site};
 use nic_model::{ClientToken, NicId, TenantId, VmId};
 use tokio::sync::watch;
 
@@ -229,6 +229,7 @@ impl Store {
             }
         };
         let mut batch = Batch::default().put(nic_row(&record));
+        batch = batch.in_room(room_for(&record));
         if let Some(token) = &token {
             batch = batch.put(token_row(token));
         }
@@ -324,7 +325,8 @@ impl Store {
             nic: nic.clone(),
             cause,
         })?;
-        self.commit(Batch::default().put(nic_row(&record)))
+        let batch = Batch::default().put(nic_row(&record));
+        self.commit(batch.in_room(Room::Reserve))
             .await
             .map_err(|cause| SettleError::Journal {
                 nic: nic.clone(),
@@ -344,7 +346,8 @@ impl Store {
         if self.nic(nic).is_none() {
             return Ok(());
         }
-        self.commit(Batch::default().remove(RowKind::Nic, nic.as_str()))
+        let batch = Batch::default().remove(RowKind::Nic, nic.as_str());
+        self.commit(batch.in_room(Room::Reserve))
             .await
             .map_err(|cause| SettleError::Journal {
                 nic: nic.clone(),
@@ -373,7 +376,7 @@ impl Store {
         let batch = expired.iter().fold(Batch::default(), |batch, used| {
             batch.remove(RowKind::Token, token_key(used))
         });
-        self.commit(batch).await?;
+        self.commit(batch.in_room(Room::Reserve)).await?;
         let mut books = self.books();
         for used in &expired {
             books.tokens.remove(used);
@@ -421,6 +424,18 @@ enum Reserved {
 struct Undo {
     before: Option<NicRecord>,
     displaced: Option<Displaced>,
+}
+
+/// On a disk that is all but full nothing new is begun. What gives something up goes on, and so does
+/// whatever was begun before.
+fn room_for(admitted: &NicRecord) -> Room {
+    match admitted.state {
+        NicState::Deleting => Room::Reserve,
+        NicState::Detaching if admitted.next_placement().is_none() => Room::Reserve,
+        NicState::Available | NicState::Attaching | NicState::InUse | NicState::Detaching => {
+            Room::Free
+        }
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(row: &Row) -> Result<T, OpenStoreError> {

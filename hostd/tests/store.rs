@@ -3,17 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use hostd::board::Board;
 use hostd::store::{AdmitError, Admitted, Store, TOKENS_PER_TENANT, TokenUse};
 use journal::{
-    Batch, Change, CommitError, Journal, LoadError, MemoryJournal, Row, RowKind, SqliteJournal,
+    Batch, Change, CommitError, Journal, LoadError, MemoryJournal, Room, Row, RowKind,
+    SqliteJournal,
 };
 use nic_lifecycle::{
-    Ledger, Network, NewNic, NicRecord, Refusal, RequestedAddressing, RequestedPlacement, Site,
-    VmClass,
+    Ledger, Network, NewNic, NicEvent, NicRecord, Refusal, RequestedAddressing, RequestedPlacement,
+    Site, VmClass,
 };
 use nic_model::{
     HotplugMode, MacAddr, Mtu, NicId, PowerState, RateLimits, Slot, SlotId, SlotOccupant,
@@ -40,6 +42,27 @@ impl Journal for SluggishJournal {
         } else {
             Ok(())
         }
+    }
+}
+
+/// A journal whose disk fills up but for its reserve.
+#[derive(Default)]
+struct CrampedJournal {
+    rows: MemoryJournal,
+    is_full: AtomicBool,
+}
+
+#[async_trait]
+impl Journal for CrampedJournal {
+    fn load(&self) -> Result<Vec<Row>, LoadError> {
+        self.rows.load()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        if self.is_full.load(Ordering::Relaxed) && batch.room == Room::Free {
+            return Err(CommitError::Full);
+        }
+        self.rows.commit(batch).await
     }
 }
 
@@ -299,6 +322,54 @@ async fn what_cannot_be_journalled_is_given_back() {
         store.read(|ledger| admit_create(ledger, 1)).is_ok(),
         "MAC and address are free again"
     );
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_begun_and_everything_is_given_up() {
+    let journal = Arc::new(CrampedJournal::default());
+    let store = store_on(journal.clone());
+    create(&store, 1).await;
+    create(&store, 2).await;
+    let nic = nic_id(1);
+    let attach = |ledger: &Ledger| admit_attach(ledger, 1);
+    store.admit(&nic, token(1, "one"), attach).await.unwrap();
+    journal.is_full.store(true, Ordering::Relaxed);
+
+    let bound = |record: &mut NicRecord| record.apply(NicEvent::Bound, 0);
+    store.settle(&nic, bound).await.unwrap();
+    let elsewhere = RequestedPlacement {
+        vm: "vm1".parse().unwrap(),
+        target: "netns:elsewhere".parse().unwrap(),
+        link_name: "eth0".parse().unwrap(),
+    };
+    let refused = [
+        store
+            .admit(&nic_id(3), None, |ledger| admit_create(ledger, 3))
+            .await,
+        store
+            .admit(&nic_id(2), None, |ledger| admit_attach(ledger, 2))
+            .await,
+        store
+            .admit(&nic, None, |ledger| {
+                ledger.admit_move(ledger.nic(&nic).unwrap(), elsewhere, 0)
+            })
+            .await,
+    ];
+    let detach = |ledger: &Ledger| ledger.admit_detach(ledger.nic(&nic).unwrap(), 0);
+    store.admit(&nic, None, detach).await.unwrap();
+    let detached = |record: &mut NicRecord| record.apply(NicEvent::Detached, 0);
+    store.settle(&nic, detached).await.unwrap();
+    let delete = |ledger: &Ledger| ledger.admit_delete(ledger.nic(&nic).unwrap(), 0);
+    store.admit(&nic, None, delete).await.unwrap();
+    store.remove(&nic).await.unwrap();
+    let forgotten = store.expire_tokens(u64::MAX).await;
+
+    for refused in refused {
+        let full = matches!(refused, Err(AdmitError::Journal(CommitError::Full)));
+        assert!(full, "{refused:?}");
+    }
+    assert_eq!(store.nic(&nic), None);
+    assert_eq!(forgotten.unwrap(), 1);
 }
 
 #[tokio::test]

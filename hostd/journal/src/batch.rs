@@ -10,6 +10,18 @@ use crate::{CommitError, Row, RowKind};
 pub struct Batch {
     /// In order: of several changes to one row the last one counts.
     pub changes: Vec<Change>,
+    /// What it may take of a disk that is all but full.
+    pub room: Room,
+}
+
+/// What a batch may take of a disk that is all but full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Room {
+    /// What is free.
+    #[default]
+    Free,
+    /// Also what is kept back: the batch ends something that an earlier one began, or removes it.
+    Reserve,
 }
 
 /// One change.
@@ -41,12 +53,19 @@ impl Batch {
         self.changes.push(Change::Remove { kind, key });
         self
     }
+
+    /// Says what it may take of a disk that is all but full.
+    #[must_use]
+    pub fn in_room(self, room: Room) -> Self {
+        Self { room, ..self }
+    }
 }
 
 impl FromIterator<Change> for Batch {
     fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
         Self {
             changes: changes.into_iter().collect(),
+            room: Room::default(),
         }
     }
 }

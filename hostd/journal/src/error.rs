@@ -113,7 +113,8 @@ pub enum CommitError {
         /// Length of its body.
         bytes: usize,
     },
-    /// No space left on the device.
+    /// No space left on the device or in the quota, but for what is kept back for batches that may
+    /// use it ([`crate::Room::Reserve`]): they go through all the same, until that is used up too.
     #[error("the journal's disk is full")]
     Full,
     /// Anything else, a failed fsync above all. Whether the batch is on the disk is unknown and

@@ -9,7 +9,8 @@
 //!   open ──► load (every row, checked) ──► commit … commit ──► dropped, or killed at any point
 //!                                            │
 //!                                            ├─ ClaimTaken, TooLarge   this batch refused alone
-//!                                            ├─ Full                   nothing applied, go on
+//!                                            ├─ Full                   nothing applied, go on:
+//!                                            │                         removals have a reserve
 //!                                            └─ Broken                 state unknown: abort
 //! ```
 
@@ -21,7 +22,7 @@ mod sqlite;
 
 use async_trait::async_trait;
 
-pub use batch::{Batch, Change};
+pub use batch::{Batch, Change, Room};
 pub use error::{CommitError, LoadError, OpenError};
 pub use memory::MemoryJournal;
 pub use row::{Claim, Row, RowKind};

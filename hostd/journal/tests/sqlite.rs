@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use futures::future::join_all;
 use futures::poll;
 use journal::{
-    Batch, Claim, CommitError, Journal, LoadError, OpenError, Row, RowKind, SqliteJournal,
+    Batch, Claim, CommitError, Journal, LoadError, OpenError, Room, Row, RowKind, SqliteJournal,
 };
 use rusqlite::Connection;
 
@@ -96,18 +96,21 @@ async fn commit_and_acknowledge_for_ever(directory: &Path) -> Result<()> {
     join_all(workers).await.into_iter().collect()
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_and_harms_nothing() -> Result<()> {
+/// Does `work` on a disk of 16 MiB, in a child of `test` with a mount namespace of its own, so that
+/// the disk goes away with the process.
+async fn on_a_small_disk(test: &str, work: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<()> {
     if let Some(directory) = env::var_os(CHILD_DIRECTORY) {
-        fill_a_small_disk(directory.as_ref()).await?;
+        let mount = ["-t", "tmpfs", "-o", "size=16m", "tmpfs"];
+        let mounted = Command::new("mount").args(mount).arg(&directory).status()?;
+        anyhow::ensure!(mounted.success(), "no tmpfs");
+        work(directory.as_ref()).await?;
         std::io::stdout().write_all(b"survived the full disk\n")?;
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let name = "a_full_disk_refuses_and_harms_nothing";
     let private = ["unshare", "--mount", "--propagation", "private"];
 
-    let output = this_test_as_a_child(&private, name, directory.path())?.wait_with_output()?;
+    let output = this_test_as_a_child(&private, test, directory.path())?.wait_with_output()?;
 
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
@@ -115,15 +118,17 @@ async fn a_full_disk_refuses_and_harms_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Runs in a mount namespace of its own, so that the disk goes away with the process.
-async fn fill_a_small_disk(directory: &Path) -> Result<()> {
-    let mount = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
-    let mounted = Command::new("mount").args(mount).arg(directory).status()?;
-    anyhow::ensure!(mounted.success(), "no tmpfs");
+#[tokio::test]
+async fn a_full_disk_refuses_and_harms_nothing() -> Result<()> {
+    let test = "a_full_disk_refuses_and_harms_nothing";
+    on_a_small_disk(test, refuse_and_harm_nothing).await
+}
+
+async fn refuse_and_harm_nothing(directory: &Path) -> Result<()> {
     let path = directory.join("journal.db");
     let journal = SqliteJournal::open(&path)?;
     let ballast = directory.join("ballast");
-    std::fs::write(&ballast, vec![0; 400 * 1024])?;
+    std::fs::write(&ballast, vec![0; 6 * 1024 * 1024])?;
     let large = |number: usize| nic(&format!("nic-{number:04}"), &"x".repeat(30_000));
 
     let mut kept = Vec::new();
@@ -135,7 +140,7 @@ async fn fill_a_small_disk(directory: &Path) -> Result<()> {
             Err(other) => bail!(other),
         }
     };
-    assert!(!kept.is_empty() && kept.len() < 40, "{}", kept.len());
+    assert!(!kept.is_empty() && kept.len() < 80, "{}", kept.len());
     assert_eq!(journal.load()?, kept);
 
     std::fs::remove_file(ballast)?;
@@ -144,6 +149,78 @@ async fn fill_a_small_disk(directory: &Path) -> Result<()> {
     drop(journal);
     assert_eq!(SqliteJournal::open(&path)?.load()?, kept);
     Ok(())
+}
+
+#[tokio::test]
+async fn on_a_full_disk_everything_can_be_given_up() -> Result<()> {
+    let test = "on_a_full_disk_everything_can_be_given_up";
+    on_a_small_disk(test, give_everything_up).await
+}
+
+async fn give_everything_up(directory: &Path) -> Result<()> {
+    let journal = SqliteJournal::open(directory.join("journal.db"))?;
+    journal.commit(everything()).await?;
+    let ballast = directory.join("ballast");
+    fill_up(&ballast)?;
+
+    give_up_all_of(&journal).await?;
+
+    std::fs::remove_file(ballast)?;
+    Ok(journal.commit(put(nic("new", "{}"))).await?)
+}
+
+#[tokio::test]
+async fn on_a_full_disk_a_journal_is_opened_to_give_everything_up() -> Result<()> {
+    let test = "on_a_full_disk_a_journal_is_opened_to_give_everything_up";
+    on_a_small_disk(test, open_and_give_everything_up).await
+}
+
+async fn open_and_give_everything_up(directory: &Path) -> Result<()> {
+    let path = directory.join("journal.db");
+    let earlier = SqliteJournal::open(&path)?;
+    earlier.commit(everything()).await?;
+    drop(earlier);
+    fill_up(&directory.join("ballast"))?;
+
+    let journal = SqliteJournal::open(&path)?;
+
+    give_up_all_of(&journal).await
+}
+
+fn names() -> impl Iterator<Item = String> {
+    (0..1000).map(|number| format!("nic-{number:04}"))
+}
+
+fn everything() -> Batch {
+    names().fold(Batch::default(), |batch, name| {
+        batch.put(nic(&name, "in use"))
+    })
+}
+
+/// More than the reserve could take, were the log not written over. Nothing new gets any of it.
+async fn give_up_all_of(journal: &SqliteJournal) -> Result<()> {
+    for name in names() {
+        let refused = journal.commit(put(nic("new", "{}"))).await;
+        assert!(matches!(refused, Err(CommitError::Full)), "{refused:?}");
+        let leaving = put(nic(&name, "leaving")).in_room(Room::Reserve);
+        journal.commit(leaving).await?;
+        let gone = Batch::default().remove(RowKind::Nic, name);
+        journal.commit(gone.in_room(Room::Reserve)).await?;
+    }
+    assert_eq!(journal.load()?, []);
+    Ok(())
+}
+
+/// Leaves no block of a disk free.
+fn fill_up(ballast: &Path) -> Result<()> {
+    let mut file = std::fs::File::create(ballast)?;
+    loop {
+        match file.write(&[0; 4096]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+            Err(error) => bail!(error),
+        }
+    }
 }
 
 #[tokio::test]

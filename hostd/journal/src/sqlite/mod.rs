@@ -9,11 +9,12 @@
 //! ```
 //!
 //! One fsync costs the same for one batch or for a hundred, so under load the fsync's own duration
-//! gathers the next group. SQLite and not a format of our own: operators can look into it with
+//! gathers the next group. On a full disk batches that give things up have a reserve. SQLite and not a format of our own: operators can look into it with
 //! `sqlite3` while hostd runs, and its UNIQUE index is the last word on claims.
 
 mod lock;
 mod read;
+mod reserve;
 mod schema;
 mod writer;
 
@@ -26,12 +27,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use async_trait::async_trait;
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::outcome_of;
 use crate::{Batch, CommitError, Journal, LoadError, OpenError, Row};
 use lock::Lock;
-use writer::{Queued, Writer};
+use reserve::Reserve;
+use writer::{Queued, Work, Writer};
 
 /// Batches that may wait for the writer: each is at most a few rows, so this bounds memory to some
 /// megabytes, while more than any group can hold is still in sight.
@@ -75,10 +78,10 @@ impl SqliteJournal {
             path: path.clone(),
             source,
         })?;
-        let connection = schema::open(&path)?;
+        let (connection, reserve) = open_with_reserve(&path)?;
         let counters = Arc::new(Counters::default());
         let (queue, queued) = mpsc::channel(QUEUE_BATCHES);
-        let writer = Writer::new(connection, queued, Arc::clone(&counters));
+        let writer = Writer::new(connection, reserve, queued, Arc::clone(&counters));
         let writer = thread::Builder::new()
             .name("journal-writer".to_owned())
             .spawn(move || writer.run())
@@ -100,6 +103,24 @@ impl SqliteJournal {
             transactions: self.counters.transactions.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Even to open a database takes room, for the log and its index: on a full disk the reserve gives
+/// it. A journal that cannot have its reserve then only gives things up.
+fn open_with_reserve(path: &Path) -> Result<(Connection, Reserve), OpenError> {
+    let failed = |source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let mut reserve = Reserve::open(path).map_err(failed)?;
+    let connection = match schema::open(path) {
+        Err(OpenError::Database { .. }) if reserve.spend().map_err(failed)? => schema::open(path)?,
+        opened => opened?,
+    };
+    if !reserve.hold().map_err(failed)? {
+        tracing::warn!(journal = %path.display(), "disk full: nothing new will be journalled");
+    }
+    Ok((connection, reserve))
 }
 
 /// SQLite gives the write-ahead log the mode of the database (`findCreateFileMode`, os_unix.c), so
@@ -125,9 +146,11 @@ impl Journal for SqliteJournal {
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let room = batch.room;
         let outcome = outcome_of(batch)?;
         let (answer, answered) = oneshot::channel();
-        let queued = Queued { outcome, answer };
+        let work = Work { outcome, room };
+        let queued = Queued { work, answer };
         let queue = self.queue.as_ref().ok_or_else(writer_gone)?;
         queue.send(queued).await.map_err(|_| writer_gone())?;
         answered.await.map_err(|_| writer_gone())?
