@@ -40,7 +40,8 @@ const WANTED_LEN: usize = 64;
 /// Why there is no session.
 #[derive(Debug, Clone)]
 pub(crate) enum Outage {
-    /// No QEMU process: the VM is off.
+    /// Nobody listens: the VM is off, as far as its socket tells. A QEMU whose socket was unlinked
+    /// looks the same.
     NoProcess,
     /// There may be one, but it cannot be talked to.
     Failed(Arc<ConnectError>),

@@ -4,16 +4,22 @@
 
 mod support;
 
+use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
+
 use hypervisor::{Carrier, EventKind, Hypervisor, Trouble, Unplugging};
 use hypervisor_qmp::QmpHypervisor;
 use hypervisor_qmp::client::Command;
+use linux_network::tap::TapSpec;
+use linux_network::{Netlink, Netns};
 use nic_model::{Backend, HotplugMode, PluggedNic, PowerState, SlotId, SlotOccupant, VmHardware};
 use rustix::process::Signal;
 use serde_json::json;
 use support::{
-    PATIENT, Qemu, connect, hypervisor, nic, request, request_without_queues, reset, run, until,
-    until_on, vm,
+    PATIENT, Qemu, connect, hypervisor, nic, request, request_over, request_without_queues, reset,
+    run, until, until_on, vm,
 };
+use tokio::time::timeout;
 
 fn slots(hardware: &VmHardware) -> Vec<String> {
     hardware
@@ -322,6 +328,70 @@ async fn a_killed_qemu_is_off_and_its_successor_is_another_run_without_the_nic()
         second.run.is_some() && second.run != first.run,
         "{second:?}"
     );
+}
+
+/// A tap that stays without a holder, and the way to look at it.
+async fn tap_in_sight() -> (Vec<OwnedFd>, Netlink) {
+    let netns = Netns::unnamed().unwrap();
+    let spec = TapSpec {
+        name: nic().tap_name().parse().unwrap(),
+        queue_count: NonZeroU16::MIN,
+        owner: None,
+    };
+    let queues = linux_network::tap::attach(&netns, spec).await.unwrap();
+    (queues, Netlink::connect(&netns).await.unwrap())
+}
+
+async fn far_end(netlink: &Netlink) -> linux_network::Carrier {
+    let name = nic().tap_name().parse().unwrap();
+    netlink.link_by_name(&name).await.unwrap().unwrap().far_end
+}
+
+async fn until_let_go(netlink: &Netlink) {
+    let let_go = async {
+        while far_end(netlink).await == linux_network::Carrier::Present {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENT, let_go).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_vm_whose_socket_is_gone_looks_off_and_holds_its_tap_until_it_dies() {
+    let mut qemu = Qemu::start(&[]);
+    let (hypervisor, vm) = hypervisor(&qemu).await;
+    let (queues, netlink) = tap_in_sight().await;
+    let request = request_over("rp1", queues);
+    hypervisor.plug(&vm, request).await.unwrap();
+
+    std::fs::remove_file(qemu.socket()).unwrap();
+    let anew = QmpHypervisor::new(vec![qemu.vm("vm")]);
+    let seen = anew.inspect(&vm).await.unwrap();
+    let held = far_end(&netlink).await;
+    qemu.kill();
+
+    assert_eq!(seen.power, PowerState::Off);
+    assert_eq!(held, linux_network::Carrier::Present);
+    until_let_go(&netlink).await;
+}
+
+#[tokio::test]
+async fn a_tap_is_held_by_nobody_once_its_nic_is_unplugged() {
+    let qemu = Qemu::start(&[]);
+    let (hypervisor, vm) = hypervisor(&qemu).await;
+    let (queues, netlink) = tap_in_sight().await;
+    let request = request_over("rp1", queues);
+    hypervisor.plug(&vm, request).await.unwrap();
+    let held = far_end(&netlink).await;
+
+    let mut step = hypervisor.unplug(&vm, &nic()).await.unwrap();
+    reset(&qemu.control().await).await;
+    while step != Unplugging::Gone {
+        step = hypervisor.unplug(&vm, &nic()).await.unwrap();
+    }
+
+    assert_eq!(held, linux_network::Carrier::Present);
+    until_let_go(&netlink).await;
 }
 
 #[tokio::test]

@@ -30,7 +30,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Every VM it knows, running or not.
     async fn vms(&self) -> Result<Vec<VmId>, ListError>;
 
-    /// One VM's hardware as it is now, read from the hypervisor itself.
+    /// One VM's hardware as it is now, read from the hypervisor itself. A VM that looks off, or is
+    /// not known, may be one that only cannot be reached any more: whoever gives its resources to
+    /// others makes sure first that no process holds its taps.
     async fn inspect(&self, vm: &VmId) -> Result<VmHardware, InspectError>;
 
     /// Makes the backend, then the device. Whatever of the two is there already is left as it is;

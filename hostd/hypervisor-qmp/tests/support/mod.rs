@@ -7,6 +7,7 @@
 
 mod tap;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
@@ -178,6 +179,13 @@ pub(crate) fn request(slot: &str, queue_count: u16) -> PlugRequest {
             queue_count,
         },
     }
+}
+
+/// The same over queues of the test's own making.
+pub(crate) fn request_over(slot: &str, queues: Vec<OwnedFd>) -> PlugRequest {
+    let mut request = request(slot, 1);
+    request.tap.queues = queues;
+    request
 }
 
 /// The same without descriptors at hand.
