@@ -496,6 +496,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_does_not_wait_for_a_line_that_is_being_connected() {
         let (mut link, worker) = link();
+        // tidy: sleep because paused time passes at once
         let connecting = tokio::time::sleep(CONNECT_DEADLINE);
         let telling = async {
             for number in 0..2 * QUEUE {

@@ -279,7 +279,7 @@ impl Board {
         }
     }
 
-    /// What the guest last reported of a NIC in use or on its way there; tells whether that is news.
+    /// What the guest last reported of a NIC in use or on its way there; tells whether it is news.
     pub fn guest_reported(&self, record: &NicRecord, vm: &VmId, phase: &Phase) -> News {
         let id = &record.id;
         let (addresses, degraded) = match phase {

@@ -69,7 +69,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Serves until a signal comes, or a part of hostd is no more. There is nothing to save: every promise is in the journal.
+/// Serves until a signal comes, or a part of hostd is no more. There is nothing to save: every
+/// promise is in the journal.
 async fn serve(config: &Config) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;

@@ -426,8 +426,8 @@ struct Undo {
     displaced: Option<Displaced>,
 }
 
-/// On a disk that is all but full nothing new is begun. What gives something up goes on, and so does
-/// whatever was begun before.
+/// On a disk that is all but full nothing new is begun. What gives something up goes on, and so
+/// does whatever was begun before.
 fn room_for(admitted: &NicRecord) -> Room {
     match admitted.state {
         NicState::Deleting => Room::Reserve,
