@@ -56,6 +56,28 @@ impl Guest {
             .await
     }
 
+    /// Starts a process that bears this pid, in a namespace of its own.
+    ///
+    /// # Errors
+    /// When the guest cannot, or another process has the pid and keeps it.
+    pub async fn make_container_with_pid(&self, pid: u32) -> Result<Container> {
+        /// Others that start processes meanwhile are in the way now and then.
+        const TRIES: usize = 20;
+        let last = pid.saturating_sub(1);
+        for _ in 0..TRIES {
+            let container = self
+                .container_by(&format!(
+                    "echo {last} >/proc/sys/kernel/ns_last_pid; unshare -n sleep 1000000"
+                ))
+                .await?;
+            if container.pid == pid {
+                return Ok(container);
+            }
+            self.kill_container(&container).await?;
+        }
+        anyhow::bail!("no process got the pid {pid} in {TRIES} tries")
+    }
+
     /// Makes a named namespace, as `ip netns add` does, and a process in it.
     ///
     /// # Errors

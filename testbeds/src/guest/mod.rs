@@ -50,6 +50,18 @@ impl Guest {
         self.shell.ready(deadline).await
     }
 
+    /// Does what resets the guest, and waits until it is up again.
+    ///
+    /// # Errors
+    /// When `reset` fails, or the guest is not up within `deadline`.
+    pub async fn over_reset(
+        &self,
+        reset: impl Future<Output = Result<()>>,
+        deadline: Duration,
+    ) -> Result<()> {
+        self.shell.over_reset(reset, deadline).await
+    }
+
     /// Runs a script, whatever its exit status, for at most twenty seconds.
     ///
     /// # Errors

@@ -104,6 +104,26 @@ impl Shell {
         }
     }
 
+    /// Does what resets the guest, and waits until it has booted again.
+    ///
+    /// # Errors
+    /// When `reset` fails, the guest is not up within `deadline`, or QEMU ends.
+    pub async fn over_reset(
+        &self,
+        reset: impl Future<Output = Result<()>>,
+        deadline: Duration,
+    ) -> Result<()> {
+        let mut starts = self.starts.clone();
+        let before = *starts.borrow();
+        reset.await?;
+        let booted = starts.wait_for(|starts| *starts > before);
+        match tokio::time::timeout(deadline, booted).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => bail!("the guest's QEMU ended with its reset"),
+            Err(_) => bail!("the guest was not up again within {deadline:?}"),
+        }
+    }
+
     /// Runs a script in the guest, whatever its exit status.
     ///
     /// # Errors

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use host_api::client::{Mutation, Progress};
 use host_api::{CreateNic, Nic, NicState, ProblemCode};
-use nic_model::{NicId, PowerState};
+use nic_model::{NicId, PowerState, Target};
 use testbeds::bed::{BOOT_DEADLINE, Bed};
+use testbeds::guest::Where;
 use testbeds::inspection::{HostState, QemuState};
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, detach, into, nic_on_blue, refusal, retire, settled,
@@ -16,7 +17,7 @@ use testbeds::scenarios;
 use testbeds::site::BRIDGE;
 use testbeds::vm::{AgentStart, VmOptions};
 
-use super::usable::{has_left, is_usable};
+use super::usable::{has_left, is_bare, is_usable};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
@@ -25,6 +26,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_detach_without_an_agent,
         an_attach_waits_for_the_agent,
         a_guest_that_is_still_booting,
+        a_pid_of_an_earlier_boot_is_another_process,
         a_vm_that_is_off_is_refused,
         a_hostile_agent_harms_nobody_else,
     ]
@@ -204,6 +206,43 @@ async fn a_guest_that_is_still_booting(bed: &Bed) -> Result<()> {
         reason.contains("agent") || reason.contains("link"),
         "blocked by: {reason}"
     );
+    retire(&client, &nic.id).await?;
+    bed.kill_vm(&vm.id).await
+}
+
+/// After a reboot the device is still there, and the record says `in_use`: whoever has the
+/// container's pid by then must not get its NIC.
+async fn a_pid_of_an_earlier_boot_is_another_process(bed: &Bed) -> Result<()> {
+    let client = bed.client();
+    let options = VmOptions {
+        agent: AgentStart::Never,
+        ..VmOptions::named("vm3")?
+    };
+    let vm = bed.boot(options).await?;
+    vm.guest.agent().start().await?;
+    bed.agent_is_ready(&vm.id).await?;
+    let container = vm.guest.make_container().await?;
+    let pid: Target = format!("pid:{}", container.pid).parse()?;
+    let nic = attach_new(&client, &vm, pid).await?;
+
+    let reset = async {
+        let nothing = serde_json::json!({});
+        let reset = bed.world().monitor(&vm.id, "system_reset", nothing);
+        reset.await.map(drop)
+    };
+    vm.guest.over_reset(reset, BOOT_DEADLINE).await?;
+    let impostor = vm.guest.make_container_with_pid(container.pid).await?;
+    vm.guest.agent().start().await?;
+
+    let degraded = bed
+        .until("the NIC is reported as returned", PATIENCE, || async {
+            let nic = client.nic(&nic.id).await?;
+            Ok(nic.degraded.filter(|why| why.reason.contains("died")))
+        })
+        .await?;
+    is_bare(&vm, &impostor).await?;
+    let own = vm.guest.links(&Where::Guest).await?;
+    ensure!(own.is_empty(), "{degraded:?}, but in the guest: {own:?}");
     retire(&client, &nic.id).await?;
     bed.kill_vm(&vm.id).await
 }
