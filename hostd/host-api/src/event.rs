@@ -15,6 +15,11 @@ use crate::{Nic, StepTiming, openapi};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": 1_795_399_265_123_042_u64, "at_ms": 1_795_399_265_329_u64, "kind": "step_done",
+    "nic": "nic-abc0123xyz", "vm": "web-1",
+    "step": {"step": "plug", "at_ms": 11.2, "duration_ms": 12.6, "source": "host"},
+}))]
 pub struct Event {
     /// Grows with time, within one run of hostd and across runs.
     pub id: u64,

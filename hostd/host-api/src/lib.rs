@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod path;
 mod problem;
 mod request;
+mod target;
 mod vm;
 mod wait;
 

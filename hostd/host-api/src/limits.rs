@@ -17,6 +17,9 @@ pub struct Limits {
 
 /// One limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "scope": {"kind": "vm", "vm": "web-1"}, "name": "max_nics", "value": 8, "usage": 2,
+}))]
 pub struct Limit {
     /// Of what.
     pub scope: LimitScope,

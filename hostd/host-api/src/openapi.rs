@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 /// A schema by the name of `$name`, with `$make` for its content.
 macro_rules! schema {
@@ -193,4 +193,51 @@ pub enum HotplugMode {
     Acpi,
     /// PCI Express native.
     Native,
+}
+
+/// The NIC that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct NicInPath {
+    /// Which NIC.
+    pub id: NicId,
+}
+
+/// The VM that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct VmInPath {
+    /// Which VM.
+    pub id: VmId,
+}
+
+/// Headers of every request that concerns a tenant.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct CallerHeaders {
+    /// Act for this tenant, as an operator may.
+    pub tenant: Option<TenantId>,
+}
+
+/// Headers of every mutation.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct MutationHeaders {
+    /// Act for this tenant, as an operator may.
+    pub tenant: Option<TenantId>,
+    /// Recognises a repeat of the same request, which then has no effect of its own: 1 to 64
+    /// printable ASCII characters without spaces.
+    #[param(rename = "client-token", example = "order-17")]
+    pub client_token: Option<String>,
+}
+
+/// Headers of a follower of events.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct FollowerHeaders {
+    /// Act for this tenant, as an operator may.
+    pub tenant: Option<TenantId>,
+    /// The id of the last event seen: what followed it comes first.
+    #[param(rename = "last-event-id")]
+    pub last_event_id: Option<u64>,
 }

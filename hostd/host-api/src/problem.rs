@@ -11,6 +11,13 @@ use crate::openapi;
 
 /// Body of every answer that is not a success, and of a NIC's last error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "code": "limit_exceeded",
+    "message": "limit max_nics is 8, 8 in use: detach a NIC from VM web-1",
+    "limit": {
+        "name": "max_nics", "value": 8, "usage": 8, "frees": "detach a NIC from VM web-1",
+    },
+}))]
 pub struct Problem {
     /// For programs.
     pub code: ProblemCode,
@@ -34,6 +41,10 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Media type of an answer whose body is one (RFC 9457: `type` is the default, `about:blank`, and
+    /// all of these fields are extensions).
+    pub const MEDIA_TYPE: &str = "application/problem+json";
+
     /// A problem without details.
     pub fn new(code: ProblemCode, message: impl Into<String>) -> Self {
         Self {
@@ -109,6 +120,8 @@ problem_codes! {
     LimitExceeded = "limit_exceeded", 409;
     /// The body is longer than any request.
     TooLarge = "too_large", 413;
+    /// The body is announced as something else than JSON.
+    UnsupportedMediaType = "unsupported_media_type", 415;
     /// Too many requests at once.
     Overloaded = "overloaded", 429;
     /// A defect of hostd's.

@@ -11,6 +11,11 @@ use crate::{Wait, openapi};
 /// Makes a NIC, and attaches it where `attach` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "network": "blue",
+    "limits": {"in": {"bandwidth": 100_000_000}, "out": {}},
+    "attach": {"vm": "web-1", "target": {"kind": "netns", "name": "shop"}},
+}))]
 pub struct CreateNic {
     /// Whose it will be; the caller's own by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,11 +78,16 @@ pub enum AddressingMode {
 /// Attaches a NIC to a VM and carries it into a target there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "vm": "web-1", "target": {"kind": "pid", "pid": 4242, "netns_inode": 4_026_532_293_u64},
+    "link_name": "eth1",
+}))]
 pub struct AttachNic {
     /// Which VM.
     #[schema(value_type = openapi::VmId)]
     pub vm: VmId,
     /// Where in it.
+    #[serde(deserialize_with = "crate::target::deserialize")]
     #[schema(value_type = openapi::Target)]
     pub target: Target,
     /// What the link is called there; `eth0` by default.
@@ -89,11 +99,16 @@ pub struct AttachNic {
 /// Moves a NIC to another target, of the same VM or of another, keeping id, MAC and addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "vm": "web-1", "target": {"kind": "pid", "pid": 4242, "netns_inode": 4_026_532_293_u64},
+    "link_name": "eth1",
+}))]
 pub struct MoveNic {
     /// Which VM.
     #[schema(value_type = openapi::VmId)]
     pub vm: VmId,
     /// Where in it.
+    #[serde(deserialize_with = "crate::target::deserialize")]
     #[schema(value_type = openapi::Target)]
     pub target: Target,
     /// What the link is called there; as before the move by default.

@@ -10,6 +10,19 @@ use crate::openapi;
 
 /// One VM: what its hypervisor and its agent say of it, and what it may have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "id": "web-1", "power": "running", "class": "small",
+    "agent": {
+        "state": "ready", "version": "0.1.0",
+        "boot_id": "3f0b5d1c-8a53-4f0e-9b5e-0d6c1f2a7b44", "since_ms": 1_795_399_265_123_u64,
+    },
+    "hotplug": "acpi", "slots": {"total": 8, "free": 6, "reserved": 1},
+    "limits": {
+        "max_nics": 8, "max_addresses_per_nic": 4, "max_queues": 1,
+        "rates": {"in": {}, "out": {"bandwidth": 1_000_000_000}},
+    },
+    "usage": {"nics": 2, "addresses": 4}, "nics": ["nic-abc0123xyz", "nic-qb2q7fj4q6"],
+}))]
 pub struct Vm {
     /// Its name.
     #[schema(value_type = openapi::VmId)]
@@ -126,6 +139,10 @@ pub struct VmList {
 
 /// Answer to `GET /v1/health`: status 200 when `ok`, else 503.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "status": "degraded", "version": "0.1.0",
+    "problems": ["the hypervisor of VM web-1 does not answer"],
+}))]
 pub struct Health {
     /// Whether hostd can do all of its work.
     pub status: HealthStatus,

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 
 use host_api::{
-    AgentState, AttachNic, CreateNic, Event, EventKind, Health, LimitScope, Limits, MoveNic, Nic,
-    NicList, Problem, ProblemCode, Vm, VmList,
+    AgentState, AttachNic, CreateNic, Event, EventKind, Health, Limit, LimitScope, Limits, MoveNic,
+    Nic, NicList, Problem, ProblemCode, Vm, VmList,
 };
 use nic_model::{Addressing, HotplugMode, PowerState};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
@@ -180,6 +181,31 @@ fn an_answer_reads_back_as_it_was_written() {
     let read: Nic = serde_json::from_value(nic()).unwrap();
 
     assert_eq!(serde_json::to_value(&read).unwrap(), nic());
+}
+
+/// Whether the example that the document gives of `name` is one, field for field.
+fn assert_example<T: Serialize + DeserializeOwned>(name: &str) {
+    let schemas = schemas();
+    let schema = &schemas[name];
+    let example = schema.get("example").unwrap_or(&schema["examples"][0]);
+
+    let read: T = serde_json::from_value(example.clone()).expect(name);
+
+    let written = serde_json::to_value(read).expect("it is plain data");
+    assert_eq!(&written, example, "{name}");
+}
+
+#[test]
+fn the_examples_of_the_document_are_such_things() {
+    assert_example::<Nic>("Nic");
+    assert_example::<AttachNic>("AttachNic");
+    assert_example::<MoveNic>("MoveNic");
+    assert_example::<Vm>("Vm");
+    assert_example::<Limit>("Limit");
+    assert_example::<Event>("Event");
+    assert_example::<Problem>("Problem");
+    assert_example::<Health>("Health");
+    assert_example::<CreateNic>("CreateNic");
 }
 
 #[test]

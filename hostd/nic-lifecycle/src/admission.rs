@@ -443,6 +443,9 @@ fn transition(record: &mut NicRecord, event: NicEvent, now_ms: u64) -> Result<()
         }
         (NicState::Detaching, _) => "wait until it is available",
         (NicState::Attaching, _) => "wait until it is in use, or detach it",
+        (NicState::Available, NicEvent::DetachAdmitted) => "it is in no VM already",
+        (NicState::Available, NicEvent::MoveAdmitted) => "attach it",
+        (NicState::Deleting, _) => "make another one: this one is about to be gone",
         _ => "see its present state",
     };
     record.apply(event, now_ms).map_err(|invalid| {

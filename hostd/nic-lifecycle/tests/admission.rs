@@ -158,6 +158,19 @@ fn a_nic_that_is_anywhere_is_not_deleted() {
 }
 
 #[test]
+fn what_cannot_be_done_to_a_nic_that_is_nowhere_says_what_can() {
+    let mut ledger = ledger(1, 1, HostQuota::default());
+    let record = create(&mut ledger, 1);
+
+    let detach = ledger.admit_detach(&record, 0).unwrap_err();
+    let relocate = ledger.admit_move(&record, place("vm1", 1), 0).unwrap_err();
+
+    assert_eq!(detach.hint.as_deref(), Some("it is in no VM already"));
+    assert_eq!(relocate.hint.as_deref(), Some("attach it"));
+    assert_eq!(detach.field, Some("id"));
+}
+
+#[test]
 fn two_nics_cannot_have_one_name_in_one_target() {
     let mut ledger = ledger(2, 2, HostQuota::default());
     let first = create(&mut ledger, 1);

@@ -161,7 +161,7 @@ fn client_exit_code(error: &ClientError) -> u8 {
 fn problem_exit_code(code: ProblemCode) -> u8 {
     use ProblemCode as P;
     match code {
-        P::InvalidRequest | P::MethodNotAllowed | P::TooLarge => 2,
+        P::InvalidRequest | P::MethodNotAllowed | P::TooLarge | P::UnsupportedMediaType => 2,
         P::Conflict | P::LimitExceeded | P::Forbidden | P::NameTaken => 3,
         P::NotFound | P::TargetGone => 4,
         P::Blocked

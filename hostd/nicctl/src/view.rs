@@ -165,7 +165,11 @@ pub(crate) fn vm(vm: &Vm) -> String {
         ("class", vm.class.to_string()),
         (
             "agent",
-            format!("{} since {}", agent.state, time(agent.since_ms)),
+            match agent.since_ms {
+                // As it was when hostd started.
+                0 => agent.state.to_string(),
+                since_ms => format!("{} since {}", agent.state, time(since_ms)),
+            },
         ),
         ("agent version", or_none(agent.version.clone())),
         ("boot id", or_none(agent.boot_id.clone())),

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use host_api::{Problem, ProblemCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::fields;
 use super::problem::Refused;
@@ -23,6 +25,8 @@ use super::problem::Refused;
 const BODY_MAX_BYTES: usize = 1024 * 1024;
 /// Time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The one media type of a body.
+const JSON: &str = "application/json";
 /// Time that a client gets to send what nobody wants, before it is cut off.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -33,15 +37,58 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
-        if announced_bytes(&request).is_some_and(|bytes| bytes > BODY_MAX_BYTES as u64) {
-            return Err(too_large());
-        }
-        let reading = read(request.into_body());
-        let bytes = tokio::time::timeout(BODY_TIMEOUT, reading)
-            .await
-            .map_err(|_| too_slow())??;
-        parse(&bytes).map(Self)
+        check_media_type(request.headers())?;
+        parse(&bytes_of(request).await?).map(Self)
     }
+}
+
+/// No body, or an empty object, which says as much: what a client means to say is never ignored.
+pub(super) struct NoBody;
+
+/// See [`NoBody`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refused> {
+        let bytes = bytes_of(request).await?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self);
+        }
+        parse(&bytes).map(|Nothing {}| Self)
+    }
+}
+
+/// What is announced as something else than JSON was not meant for us. A body that is announced as
+/// nothing is taken for JSON.
+fn check_media_type(headers: &HeaderMap) -> Result<(), Refused> {
+    let announced: Option<String> = fields::header(headers, CONTENT_TYPE.as_str())?;
+    let essence = announced
+        .as_deref()
+        .map(|text| text.split(';').next().unwrap_or_default().trim());
+    match essence {
+        Some(other) if !other.eq_ignore_ascii_case(JSON) => Err(Refused::from(Problem {
+            field: Some(CONTENT_TYPE.as_str().to_owned()),
+            hint: Some(format!("send the header {CONTENT_TYPE}: {JSON}")),
+            ..Problem::new(
+                ProblemCode::UnsupportedMediaType,
+                "the body is announced as something else than JSON",
+            )
+        })),
+        _ => Ok(()),
+    }
+}
+
+async fn bytes_of(request: Request) -> Result<Vec<u8>, Refused> {
+    if announced_bytes(&request).is_some_and(|bytes| bytes > BODY_MAX_BYTES as u64) {
+        return Err(too_large());
+    }
+    tokio::time::timeout(BODY_TIMEOUT, read(request.into_body()))
+        .await
+        .map_err(|_| too_slow())?
 }
 
 fn announced_bytes(request: &Request) -> Option<u64> {
@@ -78,19 +125,24 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
         return Err(invalid("the body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| refusal(&error))?;
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| refusal(bytes, &e))?;
     json.end().map_err(|error| malformed(&error))?;
     Ok(value)
 }
 
-fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> Refused {
+/// serde_json calls some values of a wrong type (a number for one of several words, a number that no
+/// type holds) mistakes in the syntax: whether they are is seen by reading for the syntax alone.
+fn refusal(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Refused {
     let cause = error.inner();
-    if !cause.is_data() {
+    if !cause.is_data() && serde_json::from_slice::<IgnoredAny>(bytes).is_err() {
         return malformed(cause);
     }
     let message = cause.to_string();
     let place = format!(" at line {} column {}", cause.line(), cause.column());
-    let rule = message.strip_suffix(&place).unwrap_or(&message);
+    let rule = match message.strip_suffix(&place).unwrap_or(&message) {
+        "expected value" => "a value of another type is expected",
+        rule => rule,
+    };
     fields::refusal(error.path(), rule, "body")
 }
 

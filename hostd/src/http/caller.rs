@@ -8,14 +8,9 @@ use host_api::{Problem, ProblemCode, path};
 use nic_model::TenantId;
 
 use super::connection::PeerUid;
-use super::problem::{Refused, internal};
+use super::problem::{NoPeer, Refused, internal};
 use super::{Api, fields};
 use crate::service::Caller;
-
-/// A request that did not come through [`super::connection`].
-#[derive(Debug, thiserror::Error)]
-#[error("the request has no peer")]
-struct NoPeer;
 
 impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Refused;

@@ -1,11 +1,14 @@
 //! Connections: who is at the other end, and how long and how much they may keep us waiting.
 
 use std::convert::Infallible;
+use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use host_api::Problem;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -16,14 +19,19 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::body::Lingering;
+use super::guard::overloaded;
+use super::shares::Shares;
 
 /// Connections at once: every request that may be worked on, every follower, and some that wait
-/// for their next request. More of them wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = super::REQUESTS_MAX + super::STREAMS_MAX + 128;
+/// for their next request. One user gets half of them at most; more of others wait in the socket's
+/// backlog.
+const CONNECTIONS_MAX: usize = super::REQUESTS_MAX + super::STREAMS_MAX + 256;
 /// Time for the head of a request to arrive, counted from when the connection waits for it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request; ours needs five.
 const HEADERS_MAX: usize = 64;
+/// Longest head of a request in bytes; ours has some hundred.
+const HEAD_MAX_BYTES: usize = 64 * 1024;
 /// Pause after a connection could not be accepted: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,24 +43,23 @@ pub(super) struct PeerUid(pub(super) u32);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReceivedAt(pub(super) Instant);
 
-/// How many connections there may be: half of this process's descriptors at most, so that taps and
-/// hypervisors always find one.
+/// How many connections there may be: three quarters of this process's descriptors at most, so that
+/// taps and hypervisors always find one.
 fn connections_max() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(descriptors / 2).map_or(CONNECTIONS_MAX, |half| half.min(CONNECTIONS_MAX))
+    usize::try_from(descriptors / 4 * 3).map_or(CONNECTIONS_MAX, |most| most.min(CONNECTIONS_MAX))
 }
 
 /// Serves every connection, each in a task of `tasks`, for ever.
 pub(super) async fn accept_all(listener: &UnixListener, router: &Router, tasks: &mut JoinSet<()>) {
     let connections_max = connections_max();
+    let shares = Shares::new(connections_max);
     loop {
         let has_room = tasks.len() < connections_max;
         tokio::select! {
             Some(_ended) = tasks.join_next() => {}
             accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => {
-                    tasks.spawn(serve(stream, router.clone()));
-                }
+                Ok((stream, _)) => begin(stream, &shares, router, tasks),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -62,17 +69,50 @@ pub(super) async fn accept_all(listener: &UnixListener, router: &Router, tasks: 
     }
 }
 
-async fn serve(stream: UnixStream, router: Router) {
+fn begin(stream: UnixStream, shares: &Arc<Shares>, router: &Router, tasks: &mut JoinSet<()>) {
     let peer = match stream.peer_cred() {
         Ok(credentials) => PeerUid(credentials.uid()),
         Err(error) => return tracing::warn!(%error, "a connection without credentials is closed"),
     };
+    match shares.take(peer.0) {
+        Some(share) => {
+            let serving = serve(stream, peer, router.clone());
+            tasks.spawn(async move {
+                serving.await;
+                drop(share);
+            });
+        }
+        None => turn_away(stream),
+    }
+}
+
+/// Says why, and hangs up. A client that has not even room for this answer goes without.
+fn turn_away(stream: UnixStream) {
+    let problem = overloaded("connections");
+    let body = serde_json::to_string(&problem).expect("a problem is made of plain values");
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: {}\r\ncontent-length: {}\r\n\
+         retry-after: 1\r\nconnection: close\r\n\r\n{body}",
+        Problem::MEDIA_TYPE,
+        body.len()
+    );
+    // The socket does not block, and the kernel has room for far more than this.
+    let written = stream
+        .into_std()
+        .and_then(|mut stream| stream.write_all(answer.as_bytes()));
+    if let Err(error) = written {
+        tracing::debug!(%error, "a connection too many was not told why it is closed");
+    }
+}
+
+async fn serve(stream: UnixStream, peer: PeerUid, router: Router) {
     let router = TowerToHyperService::new(router);
     let answer = service_fn(move |request| answer(router.clone(), peer, request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_MAX_BYTES)
         .serve_connection(TokioIo::new(stream), answer)
         .await;
     if let Err(error) = served {

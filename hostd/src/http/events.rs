@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,14 +17,16 @@ use axum::http::request::Parts;
 use axum::response::sse;
 use axum::response::{IntoResponse, Sse};
 use futures::stream;
-use host_api::{Event, EventKind, EventQuery, Problem, openapi, path};
+use host_api::{Event, EventKind, EventQuery, openapi, path};
 use nic_lifecycle::NicState;
 use nic_model::{NicId, VmId};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
 
+use super::connection::PeerUid;
+use super::document::{self, Refusals};
 use super::guard::overloaded;
-use super::problem::Refused;
+use super::problem::{NoPeer, Refused, internal};
+use super::shares::Share;
 use super::{Api, fields, view};
 use crate::board::{BoardEvent, Happening};
 use crate::clock::unix_ms;
@@ -63,15 +66,12 @@ impl EventIds {
     get,
     path = path::EVENTS,
     operation_id = "follow_events",
-    params(
-        EventQuery,
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-        ("last-event-id" = Option<u64>, Header, description = "The last event seen."),
-    ),
+    tag = document::OPERATING,
+    params(EventQuery, openapi::FollowerHeaders),
     responses(
         (status = 200, description = "Server-sent events, each with an Event as its data.",
             body = Event, content_type = "text/event-stream"),
-        (status = "default", description = "Not done.", body = Problem),
+        Refusals,
     )
 )]
 pub(super) async fn follow(
@@ -79,16 +79,13 @@ pub(super) async fn follow(
     caller: Caller,
     asked: Asked,
 ) -> Result<impl IntoResponse, Refused> {
-    let permit = api
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_all| overloaded("followers"))?;
+    let share = api.streams.take(asked.uid);
+    let share = share.ok_or_else(|| overloaded("followers"))?;
     let feed = Feed::start(
         api,
         Filter::new(caller, asked.query),
         asked.last_seen,
-        permit,
+        share,
     );
     let events = stream::unfold(feed, |mut feed| async {
         let event = feed.next().await?;
@@ -101,6 +98,7 @@ pub(super) async fn follow(
 pub(super) struct Asked {
     query: EventQuery,
     last_seen: Option<u64>,
+    uid: u32,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
@@ -108,10 +106,31 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
         let last_seen = fields::header(&parts.headers, path::LAST_EVENT_ID_HEADER)?;
+        let peer = parts.extensions.get().copied();
+        let PeerUid(uid) = peer.ok_or_else(|| internal(&NoPeer))?;
         Ok(Self {
             query: fields::query(parts)?,
-            last_seen,
+            uid,
+            last_seen: last_seen.map(|LastSeen(id)| id),
         })
+    }
+}
+
+/// The id of an event, as a client sends it back.
+struct LastSeen(u64);
+
+/// A text that is no id of an event.
+#[derive(Debug, thiserror::Error)]
+#[error("the id of an event is a whole number, as `id` of the event gave it")]
+struct InvalidEventId;
+
+impl FromStr for LastSeen {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let has_sign = text.starts_with('+');
+        let id = text.parse().ok().filter(|_| !has_sign);
+        id.map(Self).ok_or(InvalidEventId)
     }
 }
 
@@ -131,16 +150,11 @@ struct Feed {
     past: VecDeque<BoardEvent>,
     future: broadcast::Receiver<BoardEvent>,
     last_id: u64,
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl Feed {
-    fn start(
-        api: Arc<Api>,
-        mut filter: Filter,
-        last_seen: Option<u64>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    fn start(api: Arc<Api>, mut filter: Filter, last_seen: Option<u64>, share: Share) -> Self {
         let subscription = api.service.board.subscribe(Some(0));
         let kept = subscription.past;
         let newest = kept.last().map_or(0, |event| event.id);
@@ -161,7 +175,7 @@ impl Feed {
             past: past.into(),
             future,
             last_id,
-            _permit: permit,
+            _share: share,
         }
     }
 

@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use host_api::ProblemCode;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Refused;
@@ -22,7 +23,22 @@ pub(super) fn refusal(path: &serde_path_to_error::Path, rule: &str, whole: &str)
         (Some(path), Some(name)) if ends_with(&path, name) => path,
         (Some(parent), Some(name)) => format!("{parent}.{name}"),
     };
-    Refused::field(ProblemCode::InvalidRequest, field, rule)
+    Refused::field(
+        ProblemCode::InvalidRequest,
+        shortened(&field),
+        shortened(rule),
+    )
+}
+
+/// Most characters that are said back of a text that a client chose.
+const ECHO_MAX: usize = 500;
+
+/// The beginning of `text`: a client knows what it has sent, and logs need not hold all of it.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(ECHO_MAX) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
 }
 
 /// serde names a field that is unknown, missing or there twice in its message alone.
@@ -45,6 +61,22 @@ pub(super) fn query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Refused> {
         .map_err(|error| refusal(error.path(), &error.inner().to_string(), "query"))
 }
 
+/// No query at all, where none means anything: a filter that is misspelt must not read as none.
+pub(super) struct NoQuery;
+
+/// See [`NoQuery`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        query(parts).map(|Nothing {}| Self)
+    }
+}
+
 /// A header as a `T`; `None` when it is absent.
 pub(super) fn header<T>(headers: &HeaderMap, name: &str) -> Result<Option<T>, Refused>
 where
@@ -61,7 +93,9 @@ where
             "the header {name} is there more than once"
         )));
     }
-    let text = value.to_str().map_err(|error| refuse(&error))?;
+    let text = value
+        .to_str()
+        .map_err(|_| refuse(&format_args!("the header {name} is not printable ASCII")))?;
     text.parse()
         .map(Some)
         .map_err(|error: T::Err| refuse(&error))

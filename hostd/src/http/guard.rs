@@ -5,17 +5,16 @@ use std::sync::Arc;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use host_api::ProblemCode;
-use tokio::sync::OwnedSemaphorePermit;
+use host_api::{Problem, ProblemCode};
 
 use super::Api;
-use super::problem::Refused;
+use super::connection::PeerUid;
+use super::problem::{NoPeer, Refused, internal};
+use super::shares::Share;
 
 /// A request's place among those that are worked on. Work that outlives its connection keeps it.
 #[derive(Debug, Clone)]
-pub(super) struct Place(
-    #[expect(dead_code, reason = "held, never read")] Arc<OwnedSemaphorePermit>,
-);
+pub(super) struct Place(#[expect(dead_code, reason = "held, never read")] Arc<Share>);
 
 pub(super) async fn admit(
     State(api): State<Arc<Api>>,
@@ -23,22 +22,36 @@ pub(super) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let response = match api.requests.clone().try_acquire_owned() {
-        Ok(permit) => {
-            request.extensions_mut().insert(Place(Arc::new(permit)));
+    let response = match place_of(&api, &request) {
+        Ok(place) => {
+            request.extensions_mut().insert(place);
             next.run(request).await
         }
-        Err(_all_taken) => overloaded("requests").into_response(),
+        Err(refused) => refused.into_response(),
     };
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
     api.metrics.count_request(route, response.status());
     response
 }
 
+fn place_of(api: &Api, request: &Request) -> Result<Place, Refused> {
+    let PeerUid(uid) = request
+        .extensions()
+        .get()
+        .copied()
+        .ok_or_else(|| internal(&NoPeer))?;
+    let share = api.requests.take(uid);
+    let share = share.ok_or_else(|| Refused::from(overloaded("requests")))?;
+    Ok(Place(Arc::new(share)))
+}
+
 /// Too many of something at once.
-pub(super) fn overloaded(what: &str) -> Refused {
-    Refused::new(
-        ProblemCode::Overloaded,
-        format!("too many {what} at once, try again in a second"),
-    )
+pub(super) fn overloaded(what: &str) -> Problem {
+    Problem {
+        hint: Some("try again in a second".to_owned()),
+        ..Problem::new(
+            ProblemCode::Overloaded,
+            format!("this user has too many {what} at once"),
+        )
+    }
 }

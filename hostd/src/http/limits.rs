@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use host_api::{Limits, Problem, openapi, path};
+use host_api::{Limits, openapi, path};
 
+use super::document::{self, Refusals};
+use super::fields::NoQuery;
 use super::{Api, view};
 use crate::service::Caller;
 
@@ -14,13 +16,11 @@ use crate::service::Caller;
     get,
     path = path::LIMITS,
     operation_id = "show_limits",
-    params(("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant.")),
-    responses(
-        (status = 200, description = "The limits.", body = Limits),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::VMS,
+    params(openapi::CallerHeaders),
+    responses((status = 200, description = "The limits.", body = Limits), Refusals)
 )]
-pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller) -> Json<Limits> {
+pub(super) async fn show(State(api): State<Arc<Api>>, caller: Caller, _: NoQuery) -> Json<Limits> {
     Json(Limits {
         limits: view::limits(&api.service, &caller),
     })

@@ -19,7 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Api, REQUESTS_MAX, STREAMS_MAX, view};
+use super::{Api, view};
 use crate::board::{Happening, StepTiming};
 use crate::service::Caller;
 
@@ -250,16 +250,9 @@ fn limit_labels(limit: &Limit) -> Labels {
 }
 
 fn in_flight(api: &Api) -> [(Labels, u64); 2] {
-    let taken = |all: usize, free: usize| all.saturating_sub(free) as u64;
     let series = |what: &str, count| (vec![("what", what.to_owned())], count);
     [
-        series(
-            "requests",
-            taken(REQUESTS_MAX, api.requests.available_permits()),
-        ),
-        series(
-            "followers",
-            taken(STREAMS_MAX, api.streams.available_permits()),
-        ),
+        series("requests", api.requests.taken() as u64),
+        series("followers", api.streams.taken() as u64),
     ]
 }

@@ -10,11 +10,12 @@
 //!
 //! Nothing is decided here: requests become calls of [`Service`], records become the types of
 //! `host-api`. What this layer does own is protection: everything a client can hold or send has a
-//! cap and a deadline, so that no client takes hostd away from the others.
+//! cap and a deadline, and its user a share, so that no client takes hostd away from the others.
 
 mod body;
 mod caller;
 mod connection;
+mod document;
 mod events;
 mod fields;
 mod guard;
@@ -25,6 +26,7 @@ mod mutation;
 mod nics;
 mod operator;
 mod problem;
+mod shares;
 mod view;
 mod vms;
 
@@ -34,9 +36,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use nic_model::TenantId;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -45,11 +45,12 @@ use crate::service::Service;
 use events::EventIds;
 pub use listen::ServeError;
 use metrics::Metrics;
+use shares::Shares;
 
-/// Requests worked on at once, waiting ones included.
-const REQUESTS_MAX: usize = 1024;
-/// Clients that follow events at once.
-const STREAMS_MAX: usize = 256;
+/// Requests worked on at once, waiting ones included. One user gets half of them at most.
+const REQUESTS_MAX: usize = 2048;
+/// Clients that follow events at once. One user gets half of them at most.
+const STREAMS_MAX: usize = 512;
 
 /// What every handler works with.
 struct Api {
@@ -57,8 +58,8 @@ struct Api {
     tenants_by_uid: BTreeMap<u32, TenantId>,
     metrics: Metrics,
     event_ids: EventIds,
-    requests: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    requests: Arc<Shares>,
+    streams: Arc<Shares>,
     document: Bytes,
 }
 
@@ -75,9 +76,9 @@ pub async fn serve(config: &Config, service: Arc<Service>) -> Result<(), ServeEr
         tenants_by_uid: config.tenants_by_uid.clone(),
         metrics: Metrics::default(),
         event_ids: EventIds::of_this_run(),
-        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
-        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-        document: text_of(&document),
+        requests: Shares::new(REQUESTS_MAX),
+        streams: Shares::new(STREAMS_MAX),
+        document: document::text_of(&document),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(metrics::observe(api.clone()));
@@ -87,7 +88,7 @@ pub async fn serve(config: &Config, service: Arc<Service>) -> Result<(), ServeEr
 
 /// Every route with its part of the document, so that neither can be without the other.
 fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::with_openapi(document_head())
+    OpenApiRouter::with_openapi(document::head())
         .routes(routes!(nics::list, nics::create))
         .routes(routes!(nics::show, nics::delete))
         .routes(routes!(nics::attach))
@@ -100,18 +101,6 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(operator::document))
         .routes(routes!(operator::health))
         .routes(routes!(operator::metrics))
-}
-
-fn document_head() -> OpenApi {
-    let info = InfoBuilder::new()
-        .title("hostd")
-        .version(env!("CARGO_PKG_VERSION"))
-        .description(Some("Hot-plugs NICs into the VMs of this host."));
-    OpenApiBuilder::new().info(info).build()
-}
-
-fn text_of(document: &OpenApi) -> Bytes {
-    Bytes::from(serde_json::to_vec(document).expect("a document is made of plain values"))
 }
 
 fn guarded(routes: Router<Arc<Api>>, api: Arc<Api>) -> Router {

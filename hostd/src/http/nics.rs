@@ -5,13 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use host_api::{
-    AttachNic, CreateNic, MoveNic, MutationQuery, Nic, NicList, Problem, openapi, path,
-};
+use host_api::{AttachNic, CreateNic, MoveNic, MutationQuery, Nic, NicList, openapi, path};
 use nic_model::NicId;
 
-use super::body::JsonBody;
-use super::fields::Id;
+use super::body::{JsonBody, NoBody};
+use super::document::{self, Mutated, Refusals};
+use super::fields::{Id, NoQuery};
 use super::metrics::Operation;
 use super::mutation::{Mutation, carry_out};
 use super::problem::Refused;
@@ -23,13 +22,11 @@ use crate::service::{Answer, Caller, Service};
     get,
     path = path::NICS,
     operation_id = "list_nics",
-    params(("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant.")),
-    responses(
-        (status = 200, description = "The NICs.", body = NicList),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::NICS,
+    params(openapi::CallerHeaders),
+    responses((status = 200, description = "The NICs.", body = NicList), Refusals)
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Json<NicList> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, _: NoQuery) -> Json<NicList> {
     let records = api.service.nics(&caller);
     Json(NicList {
         nics: records
@@ -44,17 +41,10 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Json<Ni
     post,
     path = path::NICS,
     operation_id = "create_nic",
-    params(
-        MutationQuery,
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-        ("client-token" = Option<String>, Header, description = "Recognises a repeat."),
-    ),
+    tag = document::NICS,
+    params(MutationQuery, openapi::MutationHeaders),
     request_body = CreateNic,
-    responses(
-        (status = 200, description = "Done.", body = Nic),
-        (status = 202, description = "Admitted; under way.", body = Nic),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    responses(Mutated)
 )]
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
@@ -70,19 +60,15 @@ pub(super) async fn create(
     get,
     path = path::NIC,
     operation_id = "show_nic",
-    params(
-        ("id" = openapi::NicId, Path, description = "Which NIC."),
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-    ),
-    responses(
-        (status = 200, description = "The NIC.", body = Nic),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::NICS,
+    params(openapi::NicInPath, openapi::CallerHeaders),
+    responses((status = 200, description = "The NIC.", body = Nic), Refusals)
 )]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Id(id): Id<NicId>,
+    _: NoQuery,
 ) -> Result<Json<Nic>, Refused> {
     let record = api.service.nic(&caller, &id)?;
     Ok(Json(view::nic(&api.service, &record)))
@@ -93,21 +79,15 @@ pub(super) async fn show(
     delete,
     path = path::NIC,
     operation_id = "delete_nic",
-    params(
-        MutationQuery,
-        ("id" = openapi::NicId, Path, description = "Which NIC."),
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-        ("client-token" = Option<String>, Header, description = "Recognises a repeat."),
-    ),
-    responses(
-        (status = 200, description = "Done.", body = Nic),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::NICS,
+    params(openapi::NicInPath, MutationQuery, openapi::MutationHeaders),
+    responses(Mutated)
 )]
 pub(super) async fn delete(
     State(api): State<Arc<Api>>,
     mutation: Mutation,
     Id(id): Id<NicId>,
+    _: NoBody,
 ) -> Result<Response, Refused> {
     let act = |service: Arc<Service>, ask| async move {
         service.delete(&ask, &id).await.map(Answer::Settled)
@@ -120,18 +100,10 @@ pub(super) async fn delete(
     post,
     path = path::NIC_ATTACH,
     operation_id = "attach_nic",
-    params(
-        MutationQuery,
-        ("id" = openapi::NicId, Path, description = "Which NIC."),
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-        ("client-token" = Option<String>, Header, description = "Recognises a repeat."),
-    ),
+    tag = document::NICS,
+    params(openapi::NicInPath, MutationQuery, openapi::MutationHeaders),
     request_body = AttachNic,
-    responses(
-        (status = 200, description = "In use.", body = Nic),
-        (status = 202, description = "Admitted; under way.", body = Nic),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    responses(Mutated)
 )]
 pub(super) async fn attach(
     State(api): State<Arc<Api>>,
@@ -148,22 +120,15 @@ pub(super) async fn attach(
     post,
     path = path::NIC_DETACH,
     operation_id = "detach_nic",
-    params(
-        MutationQuery,
-        ("id" = openapi::NicId, Path, description = "Which NIC."),
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-        ("client-token" = Option<String>, Header, description = "Recognises a repeat."),
-    ),
-    responses(
-        (status = 200, description = "Available.", body = Nic),
-        (status = 202, description = "Admitted; under way.", body = Nic),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::NICS,
+    params(openapi::NicInPath, MutationQuery, openapi::MutationHeaders),
+    responses(Mutated)
 )]
 pub(super) async fn detach(
     State(api): State<Arc<Api>>,
     mutation: Mutation,
     Id(id): Id<NicId>,
+    _: NoBody,
 ) -> Result<Response, Refused> {
     let act = |service: Arc<Service>, ask| async move { service.detach(&ask, &id).await };
     carry_out(&api, Operation::Detach, mutation, act).await
@@ -174,18 +139,10 @@ pub(super) async fn detach(
     post,
     path = path::NIC_MOVE,
     operation_id = "move_nic",
-    params(
-        MutationQuery,
-        ("id" = openapi::NicId, Path, description = "Which NIC."),
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-        ("client-token" = Option<String>, Header, description = "Recognises a repeat."),
-    ),
+    tag = document::NICS,
+    params(openapi::NicInPath, MutationQuery, openapi::MutationHeaders),
     request_body = MoveNic,
-    responses(
-        (status = 200, description = "In use at the new place.", body = Nic),
-        (status = 202, description = "Admitted; under way.", body = Nic),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    responses(Mutated)
 )]
 pub(super) async fn relocate(
     State(api): State<Arc<Api>>,

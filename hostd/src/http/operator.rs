@@ -7,8 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use host_api::{AgentState, Health, HealthStatus, Problem, ProblemCode, path};
+use host_api::{AgentState, Health, HealthStatus, ProblemCode, openapi, path};
 
+use super::document::{self, Refusals};
 use super::metrics::{CONTENT, scrape};
 use super::problem::{Refused, internal};
 use super::{Api, view};
@@ -19,10 +20,12 @@ use crate::service::{Caller, Service};
     get,
     path = path::HEALTH,
     operation_id = "health",
+    tag = document::OPERATING,
+    params(openapi::CallerHeaders),
     responses(
         (status = 200, description = "All of it.", body = Health),
         (status = 503, description = "Not all of it.", body = Health),
-        (status = "default", description = "Not done.", body = Problem),
+        Refusals,
     )
 )]
 pub(super) async fn health(
@@ -72,10 +75,12 @@ fn vms(service: &Service, caller: &Caller) -> impl Iterator<Item = host_api::Vm>
     get,
     path = path::METRICS,
     operation_id = "metrics",
+    tag = document::OPERATING,
+    params(openapi::CallerHeaders),
     responses(
         (status = 200, description = "The metrics.", body = String,
             content_type = "application/openmetrics-text"),
-        (status = "default", description = "Not done.", body = Problem),
+        Refusals,
     )
 )]
 pub(super) async fn metrics(
@@ -97,7 +102,11 @@ pub(super) async fn metrics(
     get,
     path = path::OPENAPI,
     operation_id = "document",
-    responses((status = 200, description = "The document.", content_type = "application/json"))
+    tag = document::OPERATING,
+    responses(
+        (status = 200, description = "The document.", body = Object),
+        Refusals,
+    )
 )]
 pub(super) async fn document(State(api): State<Arc<Api>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], api.document.clone())

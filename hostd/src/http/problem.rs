@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use axum::Json;
-use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use host_api::{LimitDetail, Problem, ProblemCode, path};
@@ -12,6 +12,11 @@ use nic_lifecycle::{LimitRefusal, NicRecord, Refusal, RefusalKind};
 
 use crate::service::ServiceError;
 use crate::store::{AdmitError, SettleError};
+
+/// A request that did not come through [`super::connection`].
+#[derive(Debug, thiserror::Error)]
+#[error("the request has no peer")]
+pub(super) struct NoPeer;
 
 /// A problem on its way to the client.
 #[derive(Debug)]
@@ -52,7 +57,8 @@ impl IntoResponse for Refused {
         let code = self.0.code;
         let status =
             StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self.0)).into_response();
+        let media_type = [(CONTENT_TYPE, Problem::MEDIA_TYPE)];
+        let mut response = (status, media_type, Json(self.0)).into_response();
         if code == ProblemCode::TooLarge {
             response
                 .headers_mut()

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use host_api::{Problem, ProblemCode, Vm, VmList, openapi, path};
+use host_api::{ProblemCode, Vm, VmList, openapi, path};
 use nic_model::VmId;
 
-use super::fields::Id;
+use super::document::{self, Refusals};
+use super::fields::{Id, NoQuery};
 use super::problem::Refused;
 use super::{Api, view};
 use crate::service::Caller;
@@ -17,13 +18,11 @@ use crate::service::Caller;
     get,
     path = path::VMS,
     operation_id = "list_vms",
-    params(("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant.")),
-    responses(
-        (status = 200, description = "The VMs.", body = VmList),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::VMS,
+    params(openapi::CallerHeaders),
+    responses((status = 200, description = "The VMs.", body = VmList), Refusals)
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Json<VmList> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller, _: NoQuery) -> Json<VmList> {
     let ids = view::vms(&api.service, &caller);
     Json(VmList {
         vms: ids
@@ -38,19 +37,15 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Json<Vm
     get,
     path = path::VM,
     operation_id = "show_vm",
-    params(
-        ("id" = openapi::VmId, Path, description = "Which VM."),
-        ("tenant" = Option<openapi::TenantId>, Header, description = "Act for this tenant."),
-    ),
-    responses(
-        (status = 200, description = "The VM.", body = Vm),
-        (status = "default", description = "Not done.", body = Problem),
-    )
+    tag = document::VMS,
+    params(openapi::VmInPath, openapi::CallerHeaders),
+    responses((status = 200, description = "The VM.", body = Vm), Refusals)
 )]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Id(id): Id<VmId>,
+    _: NoQuery,
 ) -> Result<Json<Vm>, Refused> {
     if !view::vms(&api.service, &caller).contains(&id) {
         let message = format!("there is no VM {id}");

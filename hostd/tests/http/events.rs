@@ -199,14 +199,30 @@ async fn a_tenant_hears_of_its_own_nics_to_their_end_and_of_no_others() {
 #[tokio::test]
 async fn a_bad_last_event_id_is_refused_by_name() {
     let server = Server::start().await;
+    for bad in [
+        "yesterday",
+        "",
+        "-1",
+        "+1",
+        "1.5",
+        "0x10",
+        "18446744073709551616",
+        "\u{661}",
+    ] {
+        let headers = [("last-event-id", bad)];
+        let answer = server
+            .send(Method::GET, "/v1/events", &headers, Vec::new())
+            .await;
 
-    let headers = [("last-event-id", "yesterday")];
-    let answer = server
-        .send(Method::GET, "/v1/events", &headers, Vec::new())
-        .await;
-
-    assert_eq!(answer.problem().code, ProblemCode::InvalidRequest);
-    assert_eq!(answer.problem().field.as_deref(), Some("last-event-id"));
+        assert_eq!(answer.problem().code, ProblemCode::InvalidRequest, "{bad}");
+        let problem = answer.problem();
+        assert_eq!(problem.field.as_deref(), Some("last-event-id"), "{bad}");
+        let says = ["whole number", "printable ASCII"];
+        assert!(
+            says.iter().any(|text| problem.message.contains(text)),
+            "{problem:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
+mod bad_bodies;
 mod bad_input;
 mod document;
 mod events;
+mod hostile;
 mod nics;
 mod observing;
+#[path = "../site/mod.rs"]
+mod site;
 mod support;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use host_api::client::Mutation;
 use host_api::{AttachNic, Client, CreateNic, Nic, Problem};
 use hostd::board::Board;
 use hostd::config::{Config, PatienceConfig};
@@ -16,17 +17,17 @@ use hostd::store::Store;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use journal::{Journal, MemoryJournal};
-use nic_lifecycle::{HostQuota, Network, Site, VmClass};
-use nic_model::{
-    HotplugMode, Mtu, NicId, PowerState, RateLimits, Slot, SlotId, SlotOccupant, VmHardware,
-};
+use nic_lifecycle::Site;
+use nic_model::NicId;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+
+use crate::site::{hardware, site};
 
 /// Longest that anything in these tests may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,15 +51,22 @@ impl Drop for Server {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
 impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
+    /// The refusal; every one says what it is.
     pub(crate) fn problem(&self) -> Problem {
+        assert_eq!(self.header("content-type"), Some(Problem::MEDIA_TYPE));
         serde_json::from_slice(&self.body).unwrap()
     }
 }
@@ -127,12 +135,16 @@ impl Server {
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
         let response = within(sender.send_request(request)).await.unwrap();
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = within(response.into_body().collect())
             .await
             .unwrap()
             .to_bytes();
-        Answer { status, body }
+        Answer {
+            status,
+            headers,
+            body,
+        }
     }
 
     /// A NIC that is nowhere, on the network `blue`.
@@ -142,6 +154,14 @@ impl Server {
             .await
             .unwrap()
             .nic
+    }
+
+    /// A NIC on its way to `vm1`.
+    pub(crate) async fn attaching(&self) -> Nic {
+        let id = self.created().await.id;
+        let (request, mutation) = (attach(1), Mutation::default());
+        let attaching = self.client.attach_nic(&id, &request, &mutation);
+        attaching.await.unwrap().nic
     }
 
     /// The NICs as everybody sees them, for comparison.
@@ -189,7 +209,7 @@ fn config(socket: &Path, tenant: Option<&str>) -> Config {
         socket: socket.to_owned(),
         socket_mode: 0o600,
         journal: PathBuf::new(),
-        site: site(),
+        site: private_site(),
         ports: Default::default(),
         qmp_vms: Vec::new(),
         libvirt_uri: None,
@@ -206,41 +226,9 @@ fn config(socket: &Path, tenant: Option<&str>) -> Config {
 }
 
 /// Three VMs with room for eight NICs each; `private` is tenant `red`'s alone.
-fn site() -> Site {
-    let class = VmClass {
-        name: "standard".parse().unwrap(),
-        max_nics: 8,
-        max_addresses_per_nic: 4,
-        max_queues: 1,
-        rates: RateLimits::default(),
-    };
-    let network = Network {
-        name: "blue".parse().unwrap(),
-        subnets: vec!["10.77.0.0/16".parse().unwrap()],
-        mtu: Mtu::ETHERNET,
-    };
+fn private_site() -> Site {
     Site {
-        networks: [(network.name.clone(), network)].into(),
-        classes: [(class.name.clone(), class.clone())].into(),
-        default_class: Some(class.name),
         tenant_of: [("private".parse().unwrap(), "red".parse().unwrap())].into(),
-        quota: HostQuota::default(),
-        ..Site::default()
-    }
-}
-
-fn hardware() -> VmHardware {
-    let slot = |number: u8| Slot {
-        id: SlotId(format!("rp{number}")),
-        path: format!("{number:02x}.0/00.0").parse().unwrap(),
-        occupant: SlotOccupant::Empty,
-    };
-    VmHardware {
-        power: PowerState::Running,
-        run: None,
-        hotplug: HotplugMode::Acpi,
-        slots: (0..16).map(slot).collect(),
-        nics: Vec::new(),
-        channel: None,
+        ..site()
     }
 }

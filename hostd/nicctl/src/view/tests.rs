@@ -143,6 +143,9 @@ fn one_vm_is_shown_whole() {
     ";
 
     assert_eq!(vm(&sample_vm()), lines(expected));
+    let mut never_seen = sample_vm();
+    never_seen.agent.since_ms = 0;
+    assert!(!vm(&never_seen).contains("1970-01-01T00:00:00"));
 }
 
 #[test]
