@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
+mod site;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,14 +16,12 @@ use journal::{
     SqliteJournal,
 };
 use nic_lifecycle::{
-    Ledger, Network, NewNic, NicEvent, NicRecord, Refusal, RequestedAddressing, RequestedPlacement,
-    Site, VmClass,
+    Ledger, NewNic, NicEvent, NicRecord, Refusal, RequestedAddressing, RequestedPlacement,
 };
-use nic_model::{
-    HotplugMode, MacAddr, Mtu, NicId, PowerState, RateLimits, Slot, SlotId, SlotOccupant,
-    VmHardware,
-};
+use nic_model::{MacAddr, NicId, RateLimits, SlotId};
 use tokio::sync::Semaphore;
+
+use site::{hardware, site};
 
 /// A journal whose disk is slow until it is let through, or full.
 struct SluggishJournal {
@@ -97,43 +97,9 @@ impl Journal for PlainJournal {
     }
 }
 
-fn site() -> Site {
-    let class = VmClass {
-        name: "standard".parse().unwrap(),
-        max_nics: 8,
-        max_addresses_per_nic: 4,
-        max_queues: 1,
-        rates: RateLimits::default(),
-    };
-    let network = Network {
-        name: "blue".parse().unwrap(),
-        subnets: vec!["10.77.0.0/16".parse().unwrap()],
-        mtu: Mtu::ETHERNET,
-    };
-    Site {
-        networks: [(network.name.clone(), network)].into(),
-        classes: [(class.name.clone(), class.clone())].into(),
-        default_class: Some(class.name),
-        ..Site::default()
-    }
-}
-
 fn store_on(journal: Arc<dyn Journal>) -> Arc<Store> {
     let store = Store::open(site(), journal, Arc::new(Board::default())).unwrap();
-    let slot = |number: u8| Slot {
-        id: SlotId(format!("rp{number}")),
-        path: format!("{number:02x}.0/00.0").parse().unwrap(),
-        occupant: SlotOccupant::Empty,
-    };
-    let hardware = VmHardware {
-        power: PowerState::Running,
-        run: None,
-        hotplug: HotplugMode::Acpi,
-        slots: (0..16).map(slot).collect(),
-        nics: Vec::new(),
-        channel: None,
-    };
-    store.observe(|ledger| ledger.observe(&"vm1".parse().unwrap(), hardware));
+    store.observe(|ledger| ledger.observe(&"vm1".parse().unwrap(), hardware()));
     Arc::new(store)
 }
 
