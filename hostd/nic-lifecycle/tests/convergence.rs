@@ -249,6 +249,13 @@ fn a_guest_that_refuses_is_asked_again_and_never_loses_its_port_meanwhile() {
     world.run();
     world.record.apply(NicEvent::DetachAdmitted, 0).unwrap();
     world.happen(Happening::AgentStops);
+    world.run();
+    assert_eq!(
+        world.seen.unplug,
+        UnplugSeen::NotAsked,
+        "the agent may come back"
+    );
+    world.happen(Happening::PatienceEnds);
 
     world.run();
     world.happen(Happening::ResendFallsDue);
