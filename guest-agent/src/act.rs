@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use linux_network::{
-    AdminState, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink, SetLinkError, sysctl,
+    AddAddressError, AdminState, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink,
+    SetLinkError, sysctl,
 };
-use nic_binding::{Action, LinkSeen, StepFailure};
+use nic_binding::{Action, LinkPlace, LinkSeen, StepFailure};
 use nic_model::{IpNet, Ipv4Net, LinkName, MacAddr, Mtu, Route};
 
 use crate::guest::{Guest, Located, in_full};
@@ -19,6 +20,7 @@ pub(crate) async fn perform(
 ) -> Result<(), StepFailure> {
     match action {
         Action::Hold | Action::Release => hold(nic, guest).await,
+        Action::Disarm => disarm(nic).await,
         Action::Enter { name, mtu, mac, .. } => enter(nic, name, *mtu, *mac).await,
         Action::SetMtu(mtu) => {
             let mtu = Some(*mtu);
@@ -97,6 +99,26 @@ async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
     Ok(())
 }
 
+/// Being switched off costs a link its routes and its IPv6 addresses (`fib_disable_ip`,
+/// `addrconf_ifdown`), but an IPv4 address stays, and the container would go on taking it for its
+/// own while it is in use elsewhere.
+async fn disarm(nic: &Nic) -> Result<(), StepFailure> {
+    switch(nic, AdminState::Down).await?;
+    let located = located(nic)?;
+    let link = nic.binding.place().and_then(LinkPlace::link);
+    let addresses = link.map(|link| link.addresses.iter()).into_iter().flatten();
+    for address in addresses.filter(|address| address.addr().is_ipv4()) {
+        let netlink = &located.space.netlink;
+        match netlink.remove_address(located.index, *address).await {
+            Err(error) if error.errno() == Some(Errno::NODEV) => {
+                return Err(StepFailure::LinkVanished);
+            }
+            done => done.map_err(|error| refused(&error))?,
+        }
+    }
+    Ok(())
+}
+
 async fn name_of(located: &Located) -> Result<LinkName, StepFailure> {
     let link = located.space.netlink.link(located.index).await;
     let link = link.map_err(|error| refused(&error))?;
@@ -165,15 +187,15 @@ async fn change(nic: &Nic, change: LinkChange<'_>) -> Result<(), StepFailure> {
 
 async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure> {
     let located = located(nic)?;
-    if addresses.iter().any(|address| address.addr().is_ipv6()) {
-        enable_ipv6(nic, &located).await?;
-    }
     for address in addresses {
-        let netlink = &located.space.netlink;
-        // The allocator keeps addresses unique, so nobody is asked.
-        let added = netlink
-            .add_address(located.index, *address, DuplicateDetection::Off)
-            .await;
+        let mut added = add_address(&located, *address).await;
+        if let Err(error) = &added
+            && matches!(error.errno(), Some(Errno::ACCESS | Errno::OPNOTSUPP))
+            && address.addr().is_ipv6()
+        {
+            enable_ipv6(nic, &located).await?;
+            added = add_address(&located, *address).await;
+        }
         match added {
             Err(error) if error.errno() == Some(Errno::EXIST) => {}
             Err(error) if error.errno() == Some(Errno::NODEV) => {
@@ -183,6 +205,14 @@ async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure
         }
     }
     Ok(())
+}
+
+/// The allocator keeps addresses unique, so nobody is asked.
+async fn add_address(located: &Located, address: IpNet) -> Result<(), AddAddressError> {
+    let netlink = &located.space.netlink;
+    netlink
+        .add_address(located.index, address, DuplicateDetection::Off)
+        .await
 }
 
 /// Container runtimes switch IPv6 off for every link that appears (`docker run --net none`).

@@ -5,6 +5,7 @@
 //!   netlink: a link came ────┤
 //!   a target ended ──────────┼──► see ──► settle: next action, do it, … until Wait ──► reports
 //!   a lease changed ─────────┤
+//!   a disarmed link stays ───┤
 //!   every 5 s: look at all ──┘
 //! ```
 //!
@@ -20,10 +21,10 @@ use linux_network::{
     AdminState, ConnectNetlinkError, LinkChange, LinkEvent, LinkIndex, LinkView, LinkWatch,
     WatchLinksError,
 };
-use nic_binding::{Action, LinkPlace, UndeclaredAction, undeclared};
+use nic_binding::{Action, LinkPlace, STAY, UndeclaredAction, undeclared};
 use nic_model::{BootId, NetnsName, NicId};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use crate::act::{perform, read_back};
 use crate::channel::{self, Channel, ChannelKind};
@@ -40,6 +41,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// kernel takes a link away a moment before its device, and gives one back a moment after its
 /// container's namespace has ended.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
+/// From which pause on strange namespaces are searched as well: a device that has been without a
+/// link for so long was not just plugged, and looking into every process costs the guest's CPU,
+/// which its kernel then needs for the plugging.
+const SEARCH_FROM: Duration = Duration::from_millis(320);
 /// Actions done for one NIC before others get their turn. A whole bind takes about ten; more means
 /// that two parties undo each other's work.
 const ACTIONS_IN_ONE_GO: usize = 40;
@@ -102,6 +107,7 @@ enum Wake {
     Target(TargetNews),
     Lease(LeaseNews),
     RoomToSend,
+    Overstay,
     Timer,
 }
 
@@ -142,8 +148,14 @@ impl Agent {
                 Wake::Bytes(bytes) => self.on_bytes(&bytes).await,
                 Wake::Target(news) => self.on_target_news(news).await,
                 Wake::Lease(news) => self.on_lease_news(news).await,
+                Wake::Overstay => self.on_overstay().await,
                 Wake::Timer => {
-                    self.look_at_all(Effort::Usual).await;
+                    self.look_at_all(if retry < SEARCH_FROM {
+                        Effort::Known
+                    } else {
+                        Effort::Usual
+                    })
+                    .await;
                     retry = (retry * 2).min(LOOK_INTERVAL);
                 }
                 Wake::RoomToSend => {}
@@ -159,6 +171,8 @@ impl Agent {
 
     async fn wait(&mut self, timer: &mut Interval) -> Wake {
         let waits_to_send = self.session.wants_to_transmit();
+        let disarmed_at = self.nics.values().filter_map(|nic| nic.disarmed_at).min();
+        let overstay = disarmed_at.map(|at| at + STAY);
         tokio::select! {
             event = self.watch.next() => Wake::Link(event),
             event = self.held_watch.next() => Wake::HeldLink(event),
@@ -166,6 +180,9 @@ impl Agent {
             Some(news) = self.target_news.1.recv() => Wake::Target(news),
             Some(news) = self.lease_news.1.recv() => Wake::Lease(news),
             Ok(_room) = self.channel.to_send.reserve(), if waits_to_send => Wake::RoomToSend,
+            () = sleep_until(overstay.unwrap_or_else(Instant::now)), if overstay.is_some() => {
+                Wake::Overstay
+            }
             _ = timer.tick() => Wake::Timer,
         }
     }
@@ -194,7 +211,8 @@ impl Agent {
                 AgentEvent::Opened { version } => tracing::info!(version, "session opened"),
                 AgentEvent::Closed(reason) => tracing::warn!(%reason, "session closed"),
                 AgentEvent::Declared(nics) => self.on_declared(nics).await,
-                AgentEvent::Wanted(nic) => self.want(*nic).await,
+                // A NIC that was not declared when the session began is new.
+                AgentEvent::Wanted(nic) => self.want(*nic, Effort::Known).await,
                 AgentEvent::Forgotten(nic) => self.forget(&nic).await,
             }
         }
@@ -211,28 +229,34 @@ impl Agent {
             if let Some(nic) = self.nics.get_mut(&wanted.nic) {
                 nic.binding.forget_reports();
             }
-            self.want(wanted).await;
+            self.want(wanted, Effort::Thorough).await;
         }
         self.switch_off_undeclared().await;
     }
 
-    async fn want(&mut self, wanted: WantedNic) {
+    /// Takes a wish; `effort` is how hard to look for the link of a NIC that is not known yet.
+    async fn want(&mut self, wanted: WantedNic, effort: Effort) {
         let id = wanted.nic.clone();
         tracing::info!(nic = %id, generation = wanted.generation, "wanted");
         match self.nics.get_mut(&id) {
             Some(nic) => {
                 let old_target = nic.binding.binding().map(|binding| binding.target.clone());
                 nic.binding.declare(wanted);
-                // What is held open is the old target; the link may still be in it.
-                if nic.binding.binding().map(|binding| &binding.target) != old_target.as_ref() {
+                let target = nic.binding.binding().map(|binding| &binding.target);
+                // What is held open is the old target; the link may still be in it. A release has
+                // no other one, and lets go of it when the link is out.
+                if target.is_some() && target != old_target.as_ref() {
                     nic::close(nic.target.take());
                 }
             }
             None => {
                 let mut nic = Nic::new(wanted);
-                let looked = nic
-                    .look(&self.guest, &self.target_news.0, Effort::Thorough)
-                    .await;
+                // A release does not say where the NIC is.
+                let effort = match nic.binding.binding() {
+                    Some(_) => effort,
+                    None => Effort::Thorough,
+                };
+                let looked = nic.look(&self.guest, &self.target_news.0, effort).await;
                 if let Err(error) = looked {
                     tracing::warn!(%error, "will be looked for again");
                 }
@@ -244,8 +268,44 @@ impl Agent {
 
     async fn forget(&mut self, nic: &NicId) {
         tracing::info!(%nic, "forgotten");
-        if let Some(client) = self.nics.remove(nic).and_then(|nic| nic.lease) {
+        let Some(mut nic) = self.nics.remove(nic) else {
+            return;
+        };
+        if let Some(client) = nic.lease.take() {
             client.stop().await;
+        }
+        if nic.binding.is_disarmed() {
+            self.take_out(&mut nic).await;
+        }
+        nic::close(nic.target.take());
+    }
+
+    /// Nobody is left to wait for the unplug of a link that is still in its container.
+    async fn take_out(&self, nic: &mut Nic) {
+        if !matches!(nic.where_it_was(&self.guest).await, Ok(Some(_))) {
+            return;
+        }
+        if let Err(failure) = perform(&Action::Release, nic, &self.guest).await {
+            let nic = &nic.binding.wanted().nic;
+            tracing::warn!(%nic, %failure, "a forgotten link stays where it was");
+        }
+    }
+
+    /// The device of a disarmed link should be gone by now.
+    async fn on_overstay(&mut self) {
+        let now = Instant::now();
+        let mut overdue = Vec::new();
+        for (id, nic) in &mut self.nics {
+            if let Some(at) = nic
+                .disarmed_at
+                .take_if(|at| now.duration_since(*at) >= STAY)
+            {
+                nic.binding.disarmed_for(now.duration_since(at));
+                overdue.push(id.clone());
+            }
+        }
+        for id in overdue {
+            self.look(&id, Effort::Known).await;
         }
     }
 
@@ -282,7 +342,7 @@ impl Agent {
         };
         let gone = self.nics.values().find(is_it);
         if let Some(id) = gone.map(|nic| nic.binding.wanted().nic.clone()) {
-            self.look(&id, Effort::Usual).await;
+            self.look(&id, Effort::Known).await;
         }
     }
 
@@ -418,8 +478,10 @@ impl Agent {
                 self.start_lease(nic);
                 Ok(())
             }
-            Action::Hold | Action::Release => {
-                if let Some(client) = nic.lease.take() {
+            Action::Hold | Action::Disarm | Action::Release | Action::Enter { .. } => {
+                // One that only gets another name where it is keeps its client.
+                let stays = matches!(action, Action::Enter { .. }) && nic.is_in_target();
+                if let Some(client) = nic.lease.take_if(|_| !stays) {
                     client.stop().await;
                 }
                 perform(action, nic, &self.guest).await

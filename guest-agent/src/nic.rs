@@ -4,6 +4,7 @@ use agent_protocol::{Goal, WantedNic};
 use linux_network::{LinkView, Netlink};
 use nic_binding::{LinkPlace, LinkSeen, NameInTarget, NicBinding, Sight, TargetSight};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::guest::{Guest, Located, Space, in_full, seen};
 use crate::identity::Device;
@@ -19,11 +20,15 @@ pub(crate) struct Nic {
     /// Where its link can be acted on.
     pub(crate) at: Option<Located>,
     pub(crate) lease: Option<LeaseClient>,
+    /// Since when its link has been waiting for the unplug, disarmed in its container.
+    pub(crate) disarmed_at: Option<Instant>,
 }
 
 /// How hard to look for a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
+    /// In the namespaces that are known, and nowhere else yet.
+    Known,
     /// In the namespaces that are known; the others too when the device is surely there.
     Usual,
     /// In every namespace that can be reached; without a device to go by, only for a link that may
@@ -46,6 +51,7 @@ impl Nic {
             target: None,
             at: None,
             lease: None,
+            disarmed_at: None,
         }
     }
 
@@ -69,7 +75,11 @@ impl Nic {
                 nowhere
             }
         };
-        let target = self.name_in_target(target).await?;
+        let target = match place.link() {
+            Some(_) => self.name_in_target(target).await?,
+            // It is asked for when there is a link to bear it.
+            None => target,
+        };
         self.binding.see(Sight { place, target });
         Ok(())
     }
@@ -90,11 +100,22 @@ impl Nic {
         self.binding.see(Sight { place, target });
     }
 
-    /// Lets go of a target that is not wanted any more: holding it open would keep it alive.
+    /// Lets go of a target that is not wanted any more: holding it open would keep it alive. While
+    /// the link is in it, disarmed, the target's end is still to be noticed.
     pub(crate) fn let_go(&mut self) {
-        if !self.binding.needs_target() {
+        let disarmed = self.binding.is_disarmed();
+        self.disarmed_at = disarmed.then(|| self.disarmed_at.unwrap_or_else(Instant::now));
+        if !disarmed && !self.binding.needs_target() {
             close(self.target.take());
         }
+    }
+
+    /// Whether the link is in the wanted target.
+    pub(crate) fn is_in_target(&self) -> bool {
+        let (Some(at), Some(target)) = (&self.at, &self.target) else {
+            return false;
+        };
+        at.space.is(&target.space)
     }
 
     /// The NIC's link in `space`.
@@ -131,7 +152,10 @@ impl Nic {
     ) -> TargetSight {
         // One that is still open is kept for this look: a move may have failed halfway.
         if !self.binding.needs_target() {
-            return TargetSight::NotWanted;
+            return match &self.target {
+                Some(target) if !target.is_alive() => TargetSight::Gone,
+                Some(_) | None => TargetSight::NotWanted,
+            };
         }
         let wanted = self.binding.wanted();
         let Goal::Bound { binding } = &wanted.goal else {
@@ -168,6 +192,9 @@ impl Nic {
         guest: &Guest,
         effort: Effort,
     ) -> Result<Result<(Located, LinkView), LinkPlace>, LookError> {
+        if let Some(found) = self.where_it_was(guest).await? {
+            return Ok(Ok(found));
+        }
         let target = self.target.as_ref().map(|target| &target.space);
         let last = self.at.as_ref().map(|at| &at.space);
         let device = guest.identify_by.device(self.binding.wanted());
@@ -188,6 +215,7 @@ impl Nic {
             }
         }
         let nowhere = match (device, effort) {
+            (Device::Present, Effort::Known) => return Ok(Err(LinkPlace::Hidden)),
             (Device::Present, _) => LinkPlace::Hidden,
             // Without a device to go by, a link with the right address in a strange namespace may
             // be one that is still on its way into the guest, unless it has been in a target.
@@ -196,7 +224,20 @@ impl Nic {
             }
             (Device::Absent | Device::Unknown, _) => return Ok(Err(LinkPlace::Nowhere)),
         };
-        Ok(search(self, guest).await.ok_or(nowhere))
+        let asked = asked.iter().map(|space| space.netns.inode()).collect();
+        Ok(search(self, guest, asked).await.ok_or(nowhere))
+    }
+
+    /// The link, when it is still where it was: one question instead of one per namespace.
+    pub(crate) async fn where_it_was(
+        &self,
+        guest: &Guest,
+    ) -> Result<Option<(Located, LinkView)>, LookError> {
+        let Some(at) = &self.at else { return Ok(None) };
+        let link = at.space.netlink.link(at.index).await;
+        let link = link.map_err(|error| self.look_error(in_full(&error)))?;
+        let links = link.into_iter().collect();
+        Ok(self.pick(links, &at.space, guest))
     }
 
     async fn place(
@@ -216,6 +257,14 @@ impl Nic {
             .target
             .as_ref()
             .is_some_and(|target| target.space.is(space));
+        if self.binding.binding().is_none() {
+            let link = with_addresses(&space.netlink, &link).await?;
+            return Ok(if in_target {
+                LinkPlace::Target(link)
+            } else {
+                LinkPlace::Elsewhere(link)
+            });
+        }
         if !in_target {
             return Ok(LinkPlace::Elsewhere(seen(&link)));
         }
@@ -235,10 +284,8 @@ impl Nic {
         };
         let holder = target.space.netlink.link_by_name(&binding.link_name).await;
         let holder = holder.map_err(|error| self.look_error(in_full(&error)))?;
-        let is_own = |holder: &LinkView| {
-            let at = self.at.as_ref();
-            at.is_some_and(|at| at.space.is(&target.space) && at.index == holder.index)
-        };
+        let index = self.at.as_ref().map(|at| at.index);
+        let is_own = |holder: &LinkView| self.is_in_target() && index == Some(holder.index);
         let name = match holder {
             Some(holder) if !is_own(&holder) => NameInTarget::Taken,
             Some(_) | None => NameInTarget::Free,
@@ -254,30 +301,34 @@ impl Nic {
     }
 }
 
-/// Closes what was held open of a target, on a thread of its own: closing a packet socket waits for
-/// an RCU grace period (`packet_release`, Linux 6.1), and the link should not.
+/// Closes what was held open of a target, aside: closing a packet socket waits for an RCU grace
+/// period (`packet_release`, Linux 6.1), and the link should not.
 pub(crate) fn close(target: Option<OpenTarget>) {
-    let Some(target) = target else { return };
-    let closing = std::thread::Builder::new().name("target-close".to_owned());
-    if let Err(error) = closing.spawn(move || drop(target)) {
-        // The target went with the thread that could not be: it is closed.
-        tracing::debug!(%error, "a target was closed without a thread");
+    if let Some(target) = target {
+        tokio::task::spawn_blocking(move || drop(target));
     }
 }
 
 /// A link with its addresses and routes.
 pub(crate) async fn details(netlink: &Netlink, link: &LinkView) -> Result<LinkSeen, String> {
-    let addresses = netlink.addresses(link.index).await;
-    let addresses = addresses.map_err(|error| in_full(&error))?;
+    let with_addresses = with_addresses(netlink, link).await?;
     let routes = netlink.routes(link.index).await;
     let routes = routes.map_err(|error| in_full(&error))?;
+    Ok(LinkSeen {
+        routes: routes.into_iter().map(|view| view.route).collect(),
+        ..with_addresses
+    })
+}
+
+async fn with_addresses(netlink: &Netlink, link: &LinkView) -> Result<LinkSeen, String> {
+    let addresses = netlink.addresses(link.index).await;
+    let addresses = addresses.map_err(|error| in_full(&error))?;
     Ok(LinkSeen {
         addresses: addresses
             .into_iter()
             .filter(|address| !address.link_local && !address.duplicate)
             .map(|address| address.address)
             .collect(),
-        routes: routes.into_iter().map(|view| view.route).collect(),
         ..seen(link)
     })
 }

@@ -16,11 +16,12 @@ use crate::nic::Nic;
 /// Processes looked at: beyond that something else is wrong with the guest.
 const MAX_PROCESSES: usize = 32_768;
 
-/// The link of `nic` in any namespace but the guest's own and the holding one.
-pub(crate) async fn search(nic: &Nic, guest: &Guest) -> Option<(Located, linux_network::LinkView)> {
-    let mut asked: BTreeSet<NetnsInode> = [&guest.own, &guest.holding]
-        .map(|space| space.netns.inode())
-        .into();
+/// The link of `nic` in any namespace but those that have been `asked`.
+pub(crate) async fn search(
+    nic: &Nic,
+    guest: &Guest,
+    mut asked: BTreeSet<NetnsInode>,
+) -> Option<(Located, linux_network::LinkView)> {
     let named = Netns::names().unwrap_or_default();
     let named = named.iter().filter_map(|name| Netns::open_named(name).ok());
     let of_processes = processes().filter_map(|pid| Netns::open_pid(pid).ok());

@@ -79,16 +79,16 @@ impl OpenTarget {
             tracing::warn!(%target, error = in_full(error), "the target cannot be used");
             TargetSight::Gone
         };
-        let space = Space::open(netns.clone()).await;
-        let announcer = Announcer::open(&netns).await;
+        let opened = Announcer::open_with_netlink(&netns).await;
+        let (announcer, netlink) = opened.map_err(|error| refused(&error))?;
         Ok(Self {
-            space: space.map_err(|error| refused(&error))?,
-            announcer: announcer.map_err(|error| refused(&error))?,
             identity: TargetIdentity {
                 boot_id: guest.boot_id,
                 netns_inode: netns.inode(),
                 process_started,
             },
+            space: Space { netns, netlink },
+            announcer,
             life,
         })
     }

@@ -156,7 +156,7 @@ pub enum Goal {
         /// How.
         binding: Box<Binding>,
     },
-    /// In the holding namespace, down, without addresses: about to be unplugged.
+    /// Down and without addresses, in no container's use: about to be unplugged.
     Released,
 }
 
@@ -205,7 +205,8 @@ pub enum Phase {
         /// Every address on the link, leased ones included; link-local ones left out.
         addresses: Vec<IpNet>,
     },
-    /// In the holding namespace, down.
+    /// Down and without addresses, where it was or in the holding namespace. One that is still in
+    /// its container is moved to the holding namespace when it is not unplugged within a second.
     Released,
     /// No link at the declared place any more (or never), while the goal is to release it.
     Absent,
@@ -251,7 +252,7 @@ pub enum BindStep {
     Announce,
     /// Read back.
     Verify,
-    /// Out of the target, into the holding namespace, down and bare.
+    /// Down and bare, where it is or in the holding namespace.
     Release,
 }
 

@@ -15,6 +15,7 @@ use nic_model::MacAddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::netlink::link_view::LinkIndex;
+use crate::netlink::{ConnectNetlinkError, Netlink, raw_socket};
 use crate::netns::{Netns, RunInNetnsError};
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -34,6 +35,9 @@ pub enum OpenAnnouncerError {
     /// The socket could not be made: usually for lack of `CAP_NET_RAW`.
     #[error("failed to open a packet socket")]
     Socket(#[source] io::Error),
+    /// The netlink socket that was asked for beside it could not be made.
+    #[error("failed to open a netlink socket beside a packet socket")]
+    Netlink(#[source] ConnectNetlinkError),
 }
 
 /// From the methods of [`Announcer`] that send.
@@ -53,17 +57,22 @@ impl Announcer {
     /// # Errors
     /// When the namespace cannot be entered or the socket not be made.
     pub async fn open(netns: &Netns) -> Result<Self, OpenAnnouncerError> {
-        let made = netns.run("packet-socket", || {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            // Protocol 0: nothing is ever received.
-            rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)
-        });
-        let outcome = match tokio::time::timeout(DEADLINE, made).await {
-            Ok(outcome) => outcome.map_err(OpenAnnouncerError::Namespace)?,
-            Err(_elapsed) => Err(rustix::io::Errno::TIMEDOUT),
-        };
-        let socket = outcome.map_err(|errno| OpenAnnouncerError::Socket(errno.into()))?;
+        let socket = in_netns(netns, packet_socket).await?;
+        let socket = socket.map_err(OpenAnnouncerError::Socket)?;
         Ok(Self { socket })
+    }
+
+    /// The same and a [`Netlink`] beside it, for one thread and one setns(2).
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or one of the sockets not be made.
+    pub async fn open_with_netlink(netns: &Netns) -> Result<(Self, Netlink), OpenAnnouncerError> {
+        let (packets, netlink) = in_netns(netns, || (packet_socket(), raw_socket(&[]))).await?;
+        let socket = packets.map_err(OpenAnnouncerError::Socket)?;
+        let netlink = netlink
+            .map_err(ConnectNetlinkError::Socket)
+            .map_err(OpenAnnouncerError::Netlink)?;
+        Ok((Self { socket }, Netlink::over(netlink)))
     }
 
     /// Sends one ARP announcement: a request whose sender and target are `address` (RFC 5227 §3).
@@ -96,6 +105,24 @@ impl Announcer {
     fn send(&self, index: LinkIndex, frame: &[u8]) -> Result<(), AnnounceError> {
         send_frame(&self.socket, index, frame).map_err(|cause| AnnounceError { index, cause })
     }
+}
+
+async fn in_netns<T: Send + 'static>(
+    netns: &Netns,
+    make: fn() -> T,
+) -> Result<T, OpenAnnouncerError> {
+    let made = netns.run("packet-socket", make);
+    match tokio::time::timeout(DEADLINE, made).await {
+        Ok(outcome) => outcome.map_err(OpenAnnouncerError::Namespace),
+        Err(elapsed) => Err(OpenAnnouncerError::Socket(elapsed.into())),
+    }
+}
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Protocol 0: nothing is ever received.
+    let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    Ok(socket)
 }
 
 #[expect(unsafe_code, reason = "rustix has no packet socket addresses")]

@@ -270,19 +270,19 @@ impl Netns {
         }
     }
 
-    /// A thread that is there already stays: setns(2) would ask for `CAP_SYS_ADMIN` even then, and
-    /// whoever works in the process's own namespace alone can do without it.
+    /// setns(2) asks for `CAP_SYS_ADMIN` even of a thread that is there already, and whoever works
+    /// in the process's own namespace alone can do without it.
     fn enter(&self) -> Result<(), RunInNetnsError> {
-        if rustix::fs::stat(OWN).is_ok_and(|here| here.st_ino == self.inode.0) {
-            return Ok(());
-        }
         let kind = Some(LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(self.as_fd(), kind).map_err(|errno| {
-            RunInNetnsError::Enter {
+        let entered = rustix::thread::move_into_link_name_space(self.as_fd(), kind);
+        let is_there = || rustix::fs::stat(OWN).is_ok_and(|here| here.st_ino == self.inode.0);
+        match entered {
+            Err(Errno::PERM) if is_there() => Ok(()),
+            done => done.map_err(|errno| RunInNetnsError::Enter {
                 inode: self.inode,
                 cause: errno.into(),
-            }
-        })
+            }),
+        }
     }
 
     fn checked(descriptor: OwnedFd, of: &str) -> Result<Self, OpenNetnsError> {

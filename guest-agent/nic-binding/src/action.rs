@@ -15,10 +15,14 @@ pub enum Action {
     /// Stop the DHCP client, then move the link from wherever it is into the holding namespace,
     /// switched off.
     Hold,
-    /// The same, because the host wants the NIC back.
+    /// Stop the DHCP client, switch the link off where it is and remove its addresses: the host
+    /// wants the NIC back and unplugs it in a moment.
+    Disarm,
+    /// The same as holding it, because the host wants the NIC back.
     Release,
-    /// Move the link into the target under its name, with its MTU, switched off. One that is there
-    /// already is switched off and renamed.
+    /// Stop the DHCP client, then move the link from wherever it is into the target under its name,
+    /// with its MTU, switched off. One that is there already is switched off and renamed, and keeps
+    /// its client.
     Enter {
         /// Where.
         target: Target,
@@ -54,7 +58,7 @@ impl Action {
         Some(match self {
             Self::Wait | Self::Look | Self::Report(_) => return None,
             Self::Hold => BindStep::Hold,
-            Self::Release => BindStep::Release,
+            Self::Disarm | Self::Release => BindStep::Release,
             Self::Enter { .. } => BindStep::Enter,
             Self::SetMtu(_) => BindStep::SetMtu,
             Self::SetAddresses(_) => BindStep::SetAddresses,

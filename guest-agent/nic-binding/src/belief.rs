@@ -14,6 +14,10 @@ pub(crate) fn place_after(place: &LinkPlace, action: &Action) -> LinkPlace {
         return place.clone();
     };
     match action {
+        Action::Disarm if matches!(place, LinkPlace::Elsewhere(_)) => {
+            LinkPlace::Elsewhere(bare(link))
+        }
+        Action::Disarm => LinkPlace::Target(bare(link)),
         Action::Hold | Action::Release => LinkPlace::Holding(bare(link)),
         Action::Enter { name, mtu, .. } => LinkPlace::Target(LinkSeen {
             name: name.to_string(),
@@ -46,7 +50,7 @@ pub(crate) fn place_after(place: &LinkPlace, action: &Action) -> LinkPlace {
     }
 }
 
-/// A link as it is after a move.
+/// A link as it is after a move, or disarmed.
 fn bare(link: &LinkSeen) -> LinkSeen {
     LinkSeen {
         admin: Admin::Down,

@@ -9,7 +9,7 @@
 //!   │  steps   │  back in the guest    │
 //!   │          └───────────────────────┤
 //! Clearing ── another binding wished   │
-//!   (link to be held before it begins anew)
+//!   (link to leave its target before it begins anew)
 //! ```
 //!
 //! Between two looks the state is what the last look saw, changed by what was done since; the last
@@ -17,12 +17,17 @@
 //! Every step is skipped when its result is there already: after a restart of the agent the same
 //! function carries on from wherever the link was left.
 
+mod lease;
+mod release;
+
+pub use release::STAY;
+
 use std::time::Duration;
 
 use agent_protocol::{
     BindError, BindStep, Binding, Goal, KnownTarget, NicReport, Phase, StepTiming, WantedNic,
 };
-use nic_model::{IpNet, Ipv4Net, Route, TargetIdentity};
+use nic_model::{IpNet, TargetIdentity};
 
 use crate::action::{Action, StepFailure, kernel_error};
 use crate::belief::place_after;
@@ -60,6 +65,10 @@ enum Progress {
     },
     Returned,
     Failed(BindError),
+    /// To be released, and switched off where it is.
+    Disarmed,
+    /// The same, and to be moved away from there.
+    Overstayed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +151,11 @@ impl NicBinding {
         self.holding_refused = None;
         self.progress = match std::mem::replace(&mut self.progress, Progress::Working) {
             Progress::Bound { .. } | Progress::Working if same_goal => Progress::Working,
-            Progress::Clearing | Progress::Bound { .. } | Progress::Working => Progress::Clearing,
+            Progress::Clearing
+            | Progress::Bound { .. }
+            | Progress::Working
+            | Progress::Disarmed
+            | Progress::Overstayed => Progress::Clearing,
             Progress::Returned | Progress::Failed(_) => Progress::Working,
         };
         self.sight = None;
@@ -158,22 +171,6 @@ impl NicBinding {
         self.holding_refused = None;
         self.progress = self.progress_after(&sight);
         self.sight = Some(sight);
-    }
-
-    /// Takes what the DHCP client says.
-    pub fn see_lease(&mut self, lease: LeaseSight) {
-        let active = matches!(self.progress, Progress::Working | Progress::Bound { .. });
-        if let LeaseSight::Refused { waited_ms } = lease
-            && active
-        {
-            self.fail(BindError::NoLease { waited_ms });
-        }
-        let bound = matches!(self.progress, Progress::Bound { .. });
-        if bound && self.uses_lease() && lease != self.lease {
-            self.progress = Progress::Working;
-            self.announced = Announced::NotYet;
-        }
-        self.lease = lease;
     }
 
     /// What to do now. Follow it by [`Self::complete`] or [`Self::verified`], unless it is to wait
@@ -199,6 +196,11 @@ impl NicBinding {
         self.remember(step, took);
         match result {
             Ok(()) => self.believe(action),
+            // One that cannot be disarmed where it is may still be moved.
+            Err(_) if *action == Action::Disarm => {
+                self.progress = Progress::Overstayed;
+                self.sight = None;
+            }
             Err(failure) => {
                 let error = failure.explain(step, self.binding());
                 if matches!(action, Action::Hold | Action::Release) {
@@ -248,35 +250,25 @@ impl NicBinding {
             (Goal::Bound { .. }, Progress::Failed(error)) => Phase::Failed {
                 error: error.clone(),
             },
-            (Goal::Bound { .. }, Progress::Clearing | Progress::Working) => {
-                match place.and_then(LinkPlace::link) {
-                    Some(_) => Phase::Binding,
-                    None => Phase::Awaited,
-                }
-            }
-        }
-    }
-
-    fn phase_of_release(&self, place: Option<&LinkPlace>) -> Phase {
-        if let Some(error) = self.holding_refused.clone() {
-            return Phase::Failed { error };
-        }
-        match place {
-            Some(LinkPlace::Holding(_)) => Phase::Released,
-            Some(LinkPlace::Guest(link)) if self.is_another(link) => Phase::Absent,
-            Some(LinkPlace::Nowhere) => Phase::Absent,
-            Some(_) | None => Phase::Awaited,
+            (
+                Goal::Bound { .. },
+                Progress::Clearing | Progress::Working | Progress::Disarmed | Progress::Overstayed,
+            ) => match place.and_then(LinkPlace::link) {
+                Some(_) => Phase::Binding,
+                None => Phase::Awaited,
+            },
         }
     }
 
     fn progress_after(&self, sight: &Sight) -> Progress {
+        let Some(binding) = self.binding() else {
+            return self.released_after(sight);
+        };
         match &self.progress {
             bound @ Progress::Bound { .. } => bound_after(bound, sight),
-            Progress::Working | Progress::Clearing => match &self.wanted.goal {
-                Goal::Bound { binding } => self.work_after(binding, sight),
-                Goal::Released => Progress::Working,
-            },
+            Progress::Working | Progress::Clearing => self.work_after(binding, sight),
             done @ (Progress::Returned | Progress::Failed(_)) => done.clone(),
+            Progress::Disarmed | Progress::Overstayed => Progress::Clearing,
         }
     }
 
@@ -329,18 +321,6 @@ impl NicBinding {
         })
     }
 
-    fn next_released(&self, place: &LinkPlace) -> Action {
-        match place {
-            LinkPlace::Guest(link) if self.is_another(link) => self.rest(),
-            LinkPlace::Guest(_) | LinkPlace::Target(_) | LinkPlace::Elsewhere(_) => {
-                self.held_by(Action::Release)
-            }
-            LinkPlace::Holding(link) if link.admin == Admin::Up => self.held_by(Action::Release),
-            LinkPlace::Holding(_) | LinkPlace::Nowhere => self.rest(),
-            LinkPlace::Hidden => Action::Wait,
-        }
-    }
-
     fn next_bound(&self, binding: &Binding, sight: &Sight) -> Action {
         match &self.progress {
             Progress::Failed(BindError::MacMismatch { .. }) | Progress::Bound { .. } => self.rest(),
@@ -353,13 +333,15 @@ impl NicBinding {
                 | LinkPlace::Target(_)
                 | LinkPlace::Elsewhere(_) => self.held_by(Action::Hold),
             },
-            Progress::Clearing | Progress::Working => match &sight.place {
-                LinkPlace::Nowhere | LinkPlace::Hidden => self.rest(),
-                LinkPlace::Guest(link)
-                | LinkPlace::Holding(link)
-                | LinkPlace::Target(link)
-                | LinkPlace::Elsewhere(link) => self.next_step(binding, sight, link),
-            },
+            Progress::Clearing | Progress::Working | Progress::Disarmed | Progress::Overstayed => {
+                match &sight.place {
+                    LinkPlace::Nowhere | LinkPlace::Hidden => self.rest(),
+                    LinkPlace::Guest(link)
+                    | LinkPlace::Holding(link)
+                    | LinkPlace::Target(link)
+                    | LinkPlace::Elsewhere(link) => self.next_step(binding, sight, link),
+                }
+            }
         }
     }
 
@@ -369,13 +351,14 @@ impl NicBinding {
             return self.report(Phase::Binding);
         }
         match &sight.place {
-            LinkPlace::Elsewhere(_) => self.held_by(Action::Hold),
             LinkPlace::Target(_) if self.progress == Progress::Clearing => {
                 self.held_by(Action::Hold)
             }
             LinkPlace::Target(_) => self.next_in_target(binding, link),
+            // The move itself leaves nothing of what the link was.
             LinkPlace::Guest(_)
             | LinkPlace::Holding(_)
+            | LinkPlace::Elsewhere(_)
             | LinkPlace::Nowhere
             | LinkPlace::Hidden => self.enter(binding, link),
         }
@@ -463,17 +446,16 @@ impl NicBinding {
     }
 
     fn believe(&mut self, action: &Action) {
+        let moves = !matches!(self.place(), Some(LinkPlace::Target(_)));
         if let Some(sight) = &mut self.sight {
             sight.place = place_after(&sight.place, action);
         }
         match action {
-            Action::Hold | Action::Release => {
-                self.lease = LeaseSight::Idle;
-                self.applied_lease = None;
-                self.announced = Announced::NotYet;
-                if self.progress == Progress::Clearing {
-                    self.progress = Progress::Working;
-                }
+            Action::Hold | Action::Release => self.begin_anew(),
+            Action::Enter { .. } if moves => self.begin_anew(),
+            Action::Disarm => {
+                self.begin_anew();
+                self.progress = Progress::Disarmed;
             }
             Action::StartLease => self.lease = LeaseSight::Pending,
             Action::DropLease(_) => {
@@ -490,6 +472,16 @@ impl NicBinding {
             | Action::Look
             | Action::Report(_)
             | Action::Verify => {}
+        }
+    }
+
+    /// Nothing is left of what was done to the link.
+    fn begin_anew(&mut self) {
+        self.lease = LeaseSight::Idle;
+        self.applied_lease = None;
+        self.announced = Announced::NotYet;
+        if matches!(self.progress, Progress::Clearing | Progress::Overstayed) {
+            self.progress = Progress::Working;
         }
     }
 
@@ -527,50 +519,6 @@ impl NicBinding {
         let routes = missing_routes(&self.wanted_routes(binding), &found.routes);
         let route = routes.first()?;
         Some(format!("the route to {} is missing", route.destination))
-    }
-
-    fn uses_lease(&self) -> bool {
-        use nic_model::Addressing::{Dhcp, Static};
-        match self.binding().map(|binding| &binding.addressing) {
-            Some(Dhcp { .. }) => true,
-            Some(Static { .. }) | None => false,
-        }
-    }
-
-    fn granted(&self) -> Option<&Lease> {
-        match &self.lease {
-            LeaseSight::Granted(lease) => self.uses_lease().then_some(lease),
-            LeaseSight::Idle | LeaseSight::Pending | LeaseSight::Refused { .. } => None,
-        }
-    }
-
-    /// An address that a lease of an earlier life of the agent left on the link, when the server
-    /// grants another one now.
-    fn left_over_lease(&self, binding: &Binding, link: &LinkSeen) -> Option<Ipv4Net> {
-        if self.granted().is_none() || self.applied_lease.is_some() {
-            return None;
-        }
-        let wanted = self.wanted_addresses(binding);
-        let unwanted = link
-            .addresses
-            .iter()
-            .find(|address| !wanted.contains(address));
-        unwanted.and_then(|address| match address {
-            IpNet::V4(address) => Some(*address),
-            IpNet::V6(_) => None,
-        })
-    }
-
-    fn wanted_addresses(&self, binding: &Binding) -> Vec<IpNet> {
-        let leased = self.granted().map(|lease| IpNet::V4(lease.address));
-        let fixed = binding.addressing.addresses().iter().copied();
-        fixed.chain(leased).collect()
-    }
-
-    fn wanted_routes(&self, binding: &Binding) -> Vec<Route> {
-        let leased = self.granted().map(|lease| lease.routes.iter());
-        let fixed = binding.routes.iter();
-        fixed.chain(leased.into_iter().flatten()).cloned().collect()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use nic_model::{Addressing, NetnsInode, ProcessStart, Target};
+use nic_model::{Addressing, NetnsInode, ProcessStart, Route, Target};
 
 use super::*;
 use crate::sight::NameInTarget;
@@ -20,7 +20,7 @@ pub(super) fn identity() -> TargetIdentity {
     }
 }
 
-const TOOK: Duration = Duration::from_micros(250);
+pub(super) const TOOK: Duration = Duration::from_micros(250);
 
 pub(super) fn static_binding() -> Binding {
     Binding {
@@ -88,7 +88,7 @@ pub(super) fn fresh_link() -> LinkSeen {
     }
 }
 
-fn configured_link() -> LinkSeen {
+pub(super) fn configured_link() -> LinkSeen {
     let binding = static_binding();
     LinkSeen {
         name: "eth0".into(),
@@ -107,7 +107,7 @@ pub(super) fn present() -> TargetSight {
     }
 }
 
-fn sight(place: LinkPlace) -> Sight {
+pub(super) fn sight(place: LinkPlace) -> Sight {
     Sight {
         place,
         target: present(),
@@ -115,7 +115,7 @@ fn sight(place: LinkPlace) -> Sight {
 }
 
 /// Follows the decisions, everything succeeding, until nothing is left to do; says what was done.
-fn run(nic: &mut NicBinding) -> Vec<String> {
+pub(super) fn run(nic: &mut NicBinding) -> Vec<String> {
     let mut done = Vec::new();
     for _ in 0..40 {
         let action = nic.next();
@@ -145,7 +145,7 @@ fn run(nic: &mut NicBinding) -> Vec<String> {
         .collect()
 }
 
-fn bound_nic() -> NicBinding {
+pub(super) fn bound_nic() -> NicBinding {
     let mut nic = NicBinding::new(bound(static_binding()));
     nic.see(sight(LinkPlace::Guest(fresh_link())));
     run(&mut nic);
@@ -408,6 +408,23 @@ fn another_binding_begins_from_the_holding_namespace() {
 }
 
 #[test]
+fn a_link_in_an_earlier_target_is_moved_into_the_new_one_at_once() {
+    let mut nic = bound_nic();
+    let mut binding = static_binding();
+    binding.target = "netns:green".parse().unwrap();
+    nic.declare(WantedNic {
+        generation: 2,
+        ..bound(binding)
+    });
+    nic.see(sight(LinkPlace::Elsewhere(configured_link())));
+
+    let done = run(&mut nic);
+
+    assert_eq!(done[..3], ["Report Binding", "Enter", "SetAddresses"]);
+    assert!(matches!(nic.phase(), Phase::Bound { .. }));
+}
+
+#[test]
 fn the_same_binding_with_a_new_generation_is_only_read_back() {
     let mut nic = bound_nic();
     nic.declare(WantedNic {
@@ -418,137 +435,6 @@ fn the_same_binding_with_a_new_generation_is_only_read_back() {
 
     let done = run(&mut nic);
     assert_eq!(done, ["Report Binding", "Verify", "Report Bound", "Wait"]);
-}
-
-#[test]
-fn a_release_takes_the_link_from_wherever_it_is() {
-    let cases = [
-        LinkPlace::Guest(fresh_link()),
-        LinkPlace::Target(configured_link()),
-        LinkPlace::Elsewhere(configured_link()),
-        LinkPlace::Holding(configured_link()),
-    ];
-    for place in cases {
-        let mut nic = NicBinding::new(wanted(Goal::Released));
-        nic.see(Sight {
-            place,
-            target: TargetSight::NotWanted,
-        });
-
-        assert_eq!(run(&mut nic), ["Release", "Report Released", "Wait"]);
-    }
-}
-
-#[test]
-fn a_link_that_cannot_be_reached_is_not_reported_released() {
-    let mut nic = NicBinding::new(wanted(Goal::Released));
-    nic.see(sight(LinkPlace::Hidden));
-
-    assert_eq!(nic.next(), Action::Wait);
-}
-
-#[test]
-fn a_refused_release_is_reported_and_tried_again_at_the_next_look() {
-    let mut nic = NicBinding::new(wanted(Goal::Released));
-    nic.see(sight(LinkPlace::Guest(fresh_link())));
-    let refused = Err(StepFailure::Kernel("busy".into()));
-    nic.complete(&Action::Release, refused, TOOK);
-    assert_eq!(run(&mut nic), ["Report Failed", "Wait"]);
-
-    nic.see(sight(LinkPlace::Guest(fresh_link())));
-
-    assert_eq!(run(&mut nic), ["Release", "Report Released", "Wait"]);
-}
-
-#[test]
-fn a_lease_is_asked_for_applied_and_announced() {
-    let mut nic = NicBinding::new(bound(dhcp_binding()));
-    nic.see(sight(LinkPlace::Guest(fresh_link())));
-    assert_eq!(
-        run(&mut nic),
-        ["Report Binding", "Enter", "SetUp", "StartLease", "Wait"]
-    );
-
-    nic.see_lease(LeaseSight::Granted(lease(50)));
-
-    assert_eq!(
-        run(&mut nic),
-        [
-            "SetAddresses",
-            "SetRoutes",
-            "Announce",
-            "Verify",
-            "Report Bound",
-            "Wait"
-        ]
-    );
-}
-
-#[test]
-fn another_lease_replaces_the_first_and_is_reported() {
-    let mut nic = NicBinding::new(bound(dhcp_binding()));
-    nic.see(sight(LinkPlace::Guest(fresh_link())));
-    run(&mut nic);
-    nic.see_lease(LeaseSight::Granted(lease(50)));
-    run(&mut nic);
-
-    nic.see_lease(LeaseSight::Granted(lease(50)));
-    assert_eq!(run(&mut nic), ["Wait"]);
-    nic.see_lease(LeaseSight::Granted(lease(51)));
-    let done = run(&mut nic);
-
-    assert_eq!(done[..2], ["Report Binding", "DropLease"]);
-    let Phase::Bound { addresses, .. } = nic.phase() else {
-        panic!("{:?}", nic.phase());
-    };
-    assert_eq!(addresses, ["192.0.2.51/24".parse::<IpNet>().unwrap()]);
-}
-
-#[test]
-fn a_lost_lease_takes_its_address_away_and_waits_for_another() {
-    let mut nic = NicBinding::new(bound(dhcp_binding()));
-    nic.see(sight(LinkPlace::Guest(fresh_link())));
-    run(&mut nic);
-    nic.see_lease(LeaseSight::Granted(lease(50)));
-    run(&mut nic);
-
-    nic.see_lease(LeaseSight::Pending);
-
-    assert_eq!(
-        run(&mut nic),
-        ["Report Binding", "DropLease", "SetUp", "Wait"]
-    );
-}
-
-#[test]
-fn an_address_leased_in_an_earlier_life_gives_way_to_the_new_one() {
-    let mut link = configured_link();
-    link.addresses = vec!["192.0.2.50/24".parse().unwrap()];
-    let mut nic = NicBinding::new(bound(dhcp_binding()));
-    nic.see(sight(LinkPlace::Target(link)));
-    run(&mut nic);
-
-    nic.see_lease(LeaseSight::Granted(lease(51)));
-    run(&mut nic);
-
-    let Phase::Bound { addresses, .. } = nic.phase() else {
-        panic!("{:?}", nic.phase());
-    };
-    assert_eq!(addresses, ["192.0.2.51/24".parse::<IpNet>().unwrap()]);
-}
-
-#[test]
-fn no_lease_in_time_fails_and_the_link_is_held() {
-    let mut nic = NicBinding::new(bound(dhcp_binding()));
-    nic.see(sight(LinkPlace::Guest(fresh_link())));
-    run(&mut nic);
-
-    nic.see_lease(LeaseSight::Refused { waited_ms: 15_000 });
-    nic.see(sight(LinkPlace::Target(fresh_link())));
-
-    assert_eq!(run(&mut nic), ["Hold", "Report Failed", "Wait"]);
-    let error = BindError::NoLease { waited_ms: 15_000 };
-    assert_eq!(nic.phase(), Phase::Failed { error });
 }
 
 #[test]

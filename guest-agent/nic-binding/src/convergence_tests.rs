@@ -1,5 +1,6 @@
 //! From any state of a small simulated guest, following the decisions ends at the goal, or at a
-//! failure with the link in the holding namespace.
+//! failure with the link in the holding namespace. A released link may rest disarmed where it was,
+//! but not for good.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -92,6 +93,14 @@ fn settle(nic: &mut NicBinding, guest: &mut SimulatedGuest) -> usize {
         }
     }
     panic!("no end: {:?} in {guest:?}", nic.next());
+}
+
+/// What a container can do to a link it has not been rid of.
+fn use_again(guest: &mut SimulatedGuest) {
+    if let LinkPlace::Target(link) | LinkPlace::Elsewhere(link) = &mut guest.place {
+        link.admin = Admin::Up;
+        link.addresses = vec!["198.51.100.7/32".parse().unwrap()];
+    }
 }
 
 fn any_link() -> impl Strategy<Value = LinkSeen> {
@@ -199,7 +208,16 @@ fn check_rest(nic: &NicBinding, guest: &SimulatedGuest) -> Result<(), TestCaseEr
             };
             prop_assert!(safe, "{:?}, but {:?}", nic.phase(), place);
         }
-        Phase::Released => prop_assert!(matches!(place, LinkPlace::Holding(_))),
+        Phase::Released => {
+            let safe = match place {
+                LinkPlace::Holding(_) => true,
+                LinkPlace::Target(link) | LinkPlace::Elsewhere(link) => {
+                    nic.is_disarmed() && link.admin == Admin::Down && link.addresses.is_empty()
+                }
+                _ => false,
+            };
+            prop_assert!(safe, "released, but {:?}", place);
+        }
         Phase::Absent => prop_assert_eq!(place, &LinkPlace::Nowhere),
         Phase::Awaited => {
             prop_assert!(matches!(place, LinkPlace::Nowhere | LinkPlace::Hidden));
@@ -224,14 +242,44 @@ proptest! {
     }
 
     #[test]
+    fn a_released_link_leaves_its_container_in_the_end(
+        mut guest in any_guest(),
+        used_again in any::<bool>(),
+        agent_restarts in any::<bool>(),
+    ) {
+        prop_assume!(guest.place != LinkPlace::Hidden);
+        let mut nic = NicBinding::new(wanted(Goal::Released));
+        settle(&mut nic, &mut guest);
+        if agent_restarts {
+            nic = NicBinding::new(wanted(Goal::Released));
+            settle(&mut nic, &mut guest);
+        }
+        if used_again {
+            use_again(&mut guest);
+        }
+
+        nic.disarmed_for(STAY);
+        settle(&mut nic, &mut guest);
+
+        check_rest(&nic, &guest)?;
+        let left = matches!(guest.place, LinkPlace::Holding(_) | LinkPlace::Nowhere);
+        prop_assert!(left, "{:?}", guest.place);
+    }
+
+    #[test]
     fn every_change_of_mind_converges(
         mut guest in any_guest(),
-        wishes in prop::collection::vec((any_wish(), any_place(), any_target()), 1..5),
+        wishes in prop::collection::vec(
+            (any_wish(), prop::option::of(any_place()), any_target()), 1..5,
+        ),
     ) {
         let mut nic = NicBinding::new(bound(static_binding()));
         settle(&mut nic, &mut guest);
         for (generation, (goal, place, target)) in (2..).zip(wishes) {
-            guest.place = place;
+            // Half of the time the link is where the last wish has left it.
+            if let Some(place) = place {
+                guest.place = place;
+            }
             guest.target = target;
             nic.see(guest.look());
             nic.declare(WantedNic { generation, ..wanted(goal) });

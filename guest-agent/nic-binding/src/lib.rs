@@ -21,6 +21,6 @@ mod sight;
 mod undeclared;
 
 pub use action::{Action, StepFailure};
-pub use binding::NicBinding;
+pub use binding::{NicBinding, STAY};
 pub use sight::{Admin, Lease, LeaseSight, LinkPlace, LinkSeen, NameInTarget, Sight, TargetSight};
 pub use undeclared::{UndeclaredAction, undeclared};

@@ -148,6 +148,11 @@ impl World {
         run("ip", arguments)
     }
 
+    /// `ip`, whether it succeeds or not.
+    pub(crate) fn try_ip(&self, arguments: &[&str]) {
+        drop(output("ip", arguments));
+    }
+
     /// Output of a program in one of the namespaces.
     pub(crate) fn run_in(&self, netns: &str, program: &str, arguments: &[&str]) -> String {
         let netns = format!("--net=/run/netns/{}", self.netns(netns));
@@ -190,6 +195,16 @@ impl World {
         assert!(held.contains("state DOWN"), "{held}");
         assert!(!held.contains("inet"), "{held}");
         assert_eq!(self.link("guest", "ens5"), None);
+    }
+
+    /// The same once the agent has come to it.
+    pub(crate) async fn assert_held_soon(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.held().is_none() && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        self.assert_held();
+        assert_eq!(self.link("box", "eth0"), None);
     }
 
     /// The NIC's link in the holding namespace, with its addresses.

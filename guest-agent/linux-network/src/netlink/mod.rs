@@ -69,18 +69,26 @@ impl Netlink {
     /// # Errors
     /// When the namespace cannot be entered or the socket not be made.
     pub async fn connect(netns: &Netns) -> Result<Self, ConnectNetlinkError> {
-        let socket = socket_in(netns, &[]).await?;
+        Ok(Self::serve(socket_in(netns, &[]).await?))
+    }
+
+    /// Connects over a socket of [`raw_socket`], made inside the namespace.
+    pub(crate) fn over(socket: Socket) -> Self {
+        Self::serve(register(socket))
+    }
+
+    fn serve(socket: TokioSocket) -> Self {
         let (mut connection, handle, unsolicited) = rtnetlink::from_socket(socket);
         // The end of a list carries its last NLM_F_DUMP_INTR.
         connection.set_forward_done(true);
         // A request socket has no subscriptions; late answers are not worth keeping.
         drop(unsolicited);
         tokio::spawn(connection);
-        Ok(Self {
+        Self {
             handle,
             deadline: DEADLINE,
             listing: Arc::default(),
-        })
+        }
     }
 
     /// The same connection with another deadline per request.
@@ -224,7 +232,8 @@ pub(crate) async fn socket_in(
     Ok(register(descriptor))
 }
 
-fn raw_socket(groups: &[u32]) -> io::Result<Socket> {
+/// A rtnetlink socket in the namespace of the calling thread, subscribed to `groups`.
+pub(crate) fn raw_socket(groups: &[u32]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     // The kernel's reason in words, and the refused request not sent back with it.
     socket.set_ext_ack(true)?;
