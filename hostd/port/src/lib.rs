@@ -6,10 +6,11 @@
 //!   remove:  down ──► out of its network ──► tap and everything named after the NIC gone
 //! ```
 //!
-//! No frame passes before the filters are on, none after `isolate` or `remove` has returned. Removing
-//! takes the kernel 15 ms a link: whoever has somebody waiting isolates first and removes later. A
-//! tap outlives whoever held it, so nothing of a port ever goes by itself. Every object bears a name derived from the NIC's id, so each method may be repeated after a crash and
-//! finds its own work, and [`PortProvider::ports`] finds what nobody owns any more.
+//! No frame passes before the filters are on, none after `isolate` or `remove` has returned.
+//! Removing takes the kernel 15 ms a link: whoever has somebody waiting isolates first and removes
+//! later. A tap outlives whoever held it, so nothing of a port ever goes by itself. Every object
+//! bears a name derived from the NIC's id, so each method may be repeated after a crash and finds
+//! its own work, and [`PortProvider::ports`] finds what nobody owns any more.
 
 mod bridge_ports;
 mod host;

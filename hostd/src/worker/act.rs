@@ -263,7 +263,8 @@ impl VmWorker {
     pub(super) async fn look_at_port(&self, record: &NicRecord) -> PortSeen {
         match self.tools.ports.list().await {
             Ok(found) => self.port_seen(&found, record),
-            // Not known to be absent: making it again finds what is there, and so does isolating it.
+            // Not known to be absent: making it again finds what is there, and so does cutting it
+            // off.
             Err(error) => {
                 tracing::warn!(nic = %record.id, error = chain(&error), "ports not listed");
                 PortSeen::Amiss

@@ -80,7 +80,9 @@ async fn an_attach_takes_over_what_could_not_be_removed() {
     let world = World::start().await;
     let nic = world.attached("vm1").await;
     let refused = Fault::Refused;
-    world.stage.fail(Call::RemovePort, None, refused, Times::Once);
+    world
+        .stage
+        .fail(Call::RemovePort, None, refused, Times::Once);
     world.detach(&nic).await.unwrap();
 
     world.attach(&nic, "vm1", "netns:c2").await.unwrap();
@@ -96,7 +98,9 @@ async fn a_removal_that_fails_is_tried_again() {
     let world = World::start().await;
     let nic = world.attached("vm1").await;
     let refused = Fault::Refused;
-    world.stage.fail(Call::RemovePort, None, refused, Times::Once);
+    world
+        .stage
+        .fail(Call::RemovePort, None, refused, Times::Once);
 
     world.detach(&nic).await.unwrap();
     let began = Instant::now();
