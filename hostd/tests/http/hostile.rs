@@ -85,7 +85,7 @@ async fn half_a_request_is_given_up_and_delays_nobody() {
         rest(half).await;
     }
 
-    assert!(begun.elapsed() <= Duration::from_secs(10));
+    assert!(begun.elapsed() < Duration::from_secs(11));
 }
 
 #[tokio::test]
