@@ -41,8 +41,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Media type of an answer whose body is one (RFC 9457: `type` is the default, `about:blank`, and
-    /// all of these fields are extensions).
+    /// Media type of an answer whose body is one (RFC 9457: `type` is the default, `about:blank`,
+    /// and all of these fields are extensions).
     pub const MEDIA_TYPE: &str = "application/problem+json";
 
     /// A problem without details.

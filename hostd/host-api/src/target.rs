@@ -1,5 +1,5 @@
-//! Reads a target so that a mistake in it is found at its very field: serde reads an enum with a tag
-//! in one piece, and a wrong `pid` would be reported as a wrong `target`.
+//! Reads a target so that a mistake in it is found at its very field: serde reads an enum with a
+//! tag in one piece, and a wrong `pid` would be reported as a wrong `target`.
 
 use nic_model::{NetnsInode, NetnsName, Target};
 use serde::de::Error;

@@ -68,8 +68,8 @@ impl Output {
         stdout.flush()
     }
 
-    /// Ends when nobody will read what is printed any more, so that `nicctl events | head` ends with
-    /// `head` and not at the next event. With a file it never ends.
+    /// Ends when nobody will read what is printed any more, so that `nicctl events | head` ends
+    /// with `head` and not at the next event. With a file it never ends.
     pub(crate) async fn reader_gone(&self) {
         let (sender, gone) = oneshot::channel();
         // A thread of its own: the runtime's would have to end before the program can.

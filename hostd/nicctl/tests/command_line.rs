@@ -262,7 +262,7 @@ async fn a_daemon_that_restarts_meanwhile_is_awaited() {
             let away = socket.with_extension("away");
             std::fs::rename(&socket, &away).unwrap();
             tokio::spawn(async move {
-                // However long a restart takes, it is longer than one attempt.
+                // tidy: sleep because an absent daemon cannot notice an attempt to reach it.
                 tokio::time::sleep(Duration::from_millis(150)).await;
                 std::fs::rename(&away, &socket).unwrap();
             });

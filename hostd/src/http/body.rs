@@ -130,8 +130,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
     Ok(value)
 }
 
-/// serde_json calls some values of a wrong type (a number for one of several words, a number that no
-/// type holds) mistakes in the syntax: whether they are is seen by reading for the syntax alone.
+/// serde_json calls some values of a wrong type (a number for one of several words, a number that
+/// no type holds) mistakes in the syntax: whether they are is seen by reading for the syntax alone.
 fn refusal(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Refused {
     let cause = error.inner();
     if !cause.is_data() && serde_json::from_slice::<IgnoredAny>(bytes).is_err() {

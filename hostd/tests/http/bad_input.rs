@@ -13,7 +13,7 @@ use ProblemCode::{
     Conflict, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, UnsupportedMediaType,
 };
 
-/// A request with a body that would create a NIC, and the refusal it gets: path, headers, code, field.
+/// A request with a body that would create a NIC, and its refusal: path, headers, code, field.
 type Other = (String, Headers, ProblemCode, Option<&'static str>);
 type Headers = &'static [(&'static str, &'static str)];
 

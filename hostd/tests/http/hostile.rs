@@ -96,6 +96,7 @@ async fn a_head_that_trickles_in_has_no_longer_than_one_that_does_not_come() {
     let begun = tokio::time::Instant::now();
 
     while trickle.write_all(b"x: y\r\n").await.is_ok() {
+        // tidy: sleep because time is virtual here, and the pause is what is tried.
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(begun.elapsed() < Duration::from_secs(15));
     }
