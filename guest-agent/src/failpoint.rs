@@ -1,8 +1,9 @@
 //! Named places at which a test can have the agent die as if by `kill -9`: around every step.
 //!
-//! Compiled in with the feature `failpoints` only; without it every call is empty. The name comes
-//! from the environment, `NICFERRY_FAILPOINT=set-up.after`, and the process ends at the first
-//! passage, without unwinding, flushing or telling anybody.
+//! Compiled in with the feature `failpoints` only; without it every call is empty. The name, such as
+//! `set-up.after`, is read at each passage from the file that `NICFERRY_FAILPOINT_FILE` names, so
+//! that an agent can be told while it runs. The process takes the file away, lest its next life
+//! end there too, and ends without unwinding, flushing or telling anybody.
 
 use agent_protocol::BindStep;
 
@@ -15,7 +16,7 @@ pub(crate) enum Side {
     After,
 }
 
-/// Ends the process here if that is what the environment asks for.
+/// Ends the process here if that is what the file asks for.
 #[cfg(feature = "failpoints")]
 pub(crate) fn hit(step: Option<BindStep>, side: Side) {
     let Some(step) = step else { return };
@@ -24,7 +25,11 @@ pub(crate) fn hit(step: Option<BindStep>, side: Side) {
         Side::After => "after",
     };
     let here = format!("{}.{side}", name(step));
-    if std::env::var("NICFERRY_FAILPOINT").is_ok_and(|name| name == here) {
+    let Some(file) = std::env::var_os("NICFERRY_FAILPOINT_FILE") else {
+        return;
+    };
+    let is_asked_for = std::fs::read_to_string(&file).is_ok_and(|name| name.trim_end() == here);
+    if is_asked_for && std::fs::remove_file(&file).is_ok() {
         tracing::error!(failpoint = here, "dying at a failpoint");
         let this = rustix::process::getpid();
         let _never_fails = rustix::process::kill_process(this, rustix::process::Signal::KILL);

@@ -45,16 +45,29 @@ impl<'a> AgentControl<'a> {
         self.signal("", "KILL").await
     }
 
-    /// Kills it (-9) and starts it again, to die at `failpoint`, which is the name of one of its
-    /// steps and a side of it: `set-up.after`.
+    /// Has it look for failpoints from its next life on; measurements are spared that.
     ///
     /// # Errors
     /// When the guest does not answer.
-    pub async fn restart_to_die_at(&self, failpoint: &str) -> Result<()> {
-        let arm = format!("rm -f /run/agent/ended; echo {failpoint} >/run/agent/failpoint; ");
-        self.signal(&arm, "KILL").await?;
-        let begun = "until [ ! -e /run/agent/failpoint ]; do usleep 5000; done";
-        self.guest.succeed(begun).await.map(drop)
+    pub async fn heed_failpoints(&self) -> Result<()> {
+        let told = self.guest.run("[ -e /run/agent/failpoints ]").await?;
+        if told.status == 0 {
+            return Ok(());
+        }
+        self.signal("touch /run/agent/failpoints; ", "KILL").await?;
+        let heeded = "until grep -qs NICFERRY_FAILPOINT_FILE /proc/$(cat /run/agent/pid)/environ; \
+             do usleep 5000; done";
+        self.guest.succeed(heeded).await.map(drop)
+    }
+
+    /// Lets it die at `failpoint`, when it comes there: the name of one of its steps and a side of
+    /// it, `set-up.after`. It has to heed failpoints.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub async fn die_at(&self, failpoint: &str) -> Result<()> {
+        let script = format!("rm -f /run/agent/ended; echo {failpoint} >/run/agent/failpoint");
+        self.guest.succeed(&script).await.map(drop)
     }
 
     /// Waits until it has died at its failpoint, as if by `kill -9`. It has been started again
@@ -62,13 +75,14 @@ impl<'a> AgentControl<'a> {
     ///
     /// # Errors
     /// When it goes on living, or ended in any other way.
-    pub async fn died_at(&self, failpoint: &str) -> Result<()> {
-        let ended = "until [ -e /run/agent/ended ]; do usleep 5000; done; cat /run/agent/ended";
+    pub async fn died(&self) -> Result<()> {
+        let ended = "until [ -e /run/agent/ended ]; do usleep 5000; done; cat /run/agent/ended; \
+             ls /run/agent/failpoint 2>/dev/null || true";
         let ended = self.guest.succeed(ended).await;
-        let ended = ended.with_context(|| format!("{failpoint} was not reached"))?;
+        let ended = ended.context("the agent has not come to its failpoint")?;
         ensure!(
-            ended.trim_end() == format!("{failpoint} {KILLED}"),
-            "the agent was to die at {failpoint}, but: {ended}"
+            ended.trim_end() == KILLED.to_string(),
+            "the agent was to die at its failpoint, but: {ended}"
         );
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   one undisturbed operation ─► the steps the agent reports ─► before the first, after each:
-//!       agent starts to die there ─► the operation ─► it died ─► all as if nothing had happened
+//!       agent is told to die there ─► the operation ─► it died ─► all as if nothing had happened
 //! ```
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +27,7 @@ const BEYOND: &str = "10.99.0.0/16";
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![
         agent_killed_at_every_step_of_a_bind,
-        agent_killed_at_every_step_from_a_lease_on,
+        agent_killed_once_it_has_a_lease,
         agent_killed_while_releasing,
         agent_killed_while_taking_back_a_link,
         agent_killed_while_a_nic_is_in_use,
@@ -57,7 +57,7 @@ async fn agent_killed_at_every_step_of_a_bind(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-async fn agent_killed_at_every_step_from_a_lease_on(bed: &Bed) -> Result<()> {
+async fn agent_killed_once_it_has_a_lease(bed: &Bed) -> Result<()> {
     let _server = bed.site().start_dhcp_server()?;
     let request = CreateNic {
         addressing: Some(by_dhcp()),
@@ -65,9 +65,12 @@ async fn agent_killed_at_every_step_from_a_lease_on(bed: &Bed) -> Result<()> {
     };
     let steps = steps_of_a_bind(bed, &request).await?;
 
-    let before = steps.iter().take_while(|step| *step != "lease").count();
-    ensure!(before < steps.len(), "no lease among {steps:?}");
-    for failpoint in around(&steps[before..]) {
+    // The steps before it are those of any bind, and so are the last ones.
+    let mut from_lease_on = steps.iter().skip_while(|step| *step != "lease");
+    let lease = from_lease_on.next().context("no lease was asked for")?;
+    let next = from_lease_on.next().context("nothing came of the lease")?;
+    for step in [lease, next] {
+        let failpoint = format!("{step}.after");
         let bound = killed_while_binding(bed, &request, &failpoint).await;
         bound.with_context(|| format!("the agent killed at {failpoint}"))?;
     }
@@ -115,11 +118,12 @@ async fn killed_while_binding(bed: &Bed, request: &CreateNic, failpoint: &str) -
     let vm = bed.vm("vm1").await?;
     let container = vm.guest.make_container().await?;
     let agent = vm.guest.agent();
-    agent.restart_to_die_at(failpoint).await?;
+    agent.heed_failpoints().await?;
+    agent.die_at(failpoint).await?;
 
     let nic = bound(bed, &vm, request, &container).await?;
 
-    agent.died_at(failpoint).await?;
+    agent.died().await?;
     is_bound_once(&vm, &container, &nic).await?;
     detach(&bed.client(), &nic.id).await?;
     is_bare(&vm, &container).await?;
@@ -156,16 +160,16 @@ fn holding() -> Where {
 async fn agent_killed_while_releasing(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
+    vm.guest.agent().heed_failpoints().await?;
     for failpoint in ["release.before", "release.after"] {
         let container = vm.guest.make_container().await?;
         let nic = attach_new(&client, &vm, container.target()).await?;
-        vm.guest.agent().restart_to_die_at(failpoint).await?;
-        // Without an agent the detach would not wait for one to release the link.
-        agent_speaks(bed, &vm, &nic).await?;
+        vm.guest.agent().die_at(failpoint).await?;
 
         let detached = detach(&client, &nic.id).await?;
 
-        vm.guest.agent().died_at(failpoint).await?;
+        let died = vm.guest.agent().died().await;
+        died.with_context(|| failpoint.to_owned())?;
         ensure!(detached.placement.is_none(), "{failpoint}: {detached:?}");
         is_bare(&vm, &container).await?;
         bed.agent_is_ready(&vm.id).await?;
@@ -190,15 +194,16 @@ async fn agent_speaks(bed: &Bed, vm: &Vm, nic: &Nic) -> Result<()> {
 async fn agent_killed_while_taking_back_a_link(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
+    vm.guest.agent().heed_failpoints().await?;
     for failpoint in ["hold.before", "hold.after"] {
         let container = vm.guest.make_container().await?;
         let nic = attach_new(&client, &vm, container.target()).await?;
-        vm.guest.agent().restart_to_die_at(failpoint).await?;
-        agent_speaks(bed, &vm, &nic).await?;
+        vm.guest.agent().die_at(failpoint).await?;
 
         vm.guest.kill_container(&container).await?;
 
-        vm.guest.agent().died_at(failpoint).await?;
+        let died = vm.guest.agent().died().await;
+        died.with_context(|| failpoint.to_owned())?;
         bed.until("the link is held", PATIENCE, || async {
             let held = vm.guest.links(&holding()).await?;
             let is_it = |admin| move |mac| mac == Some(nic.mac) && admin == Admin::Down;
