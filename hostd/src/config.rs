@@ -353,6 +353,10 @@ fn check_networks(
 }
 
 fn check_vms(raw: &RawConfig, mistakes: &mut Mistakes) {
+    if raw.libvirt.is_some() && !cfg!(feature = "libvirt") {
+        let mistake = "[libvirt] has to go: this hostd was built without the feature libvirt";
+        mistakes.0.push(mistake.to_owned());
+    }
     let known = |class: &VmClassName| raw.class.iter().any(|known| known.name == *class);
     if let Some(class) = raw.default_class.as_ref().filter(|class| !known(class)) {
         mistakes
@@ -446,9 +450,23 @@ mod tests {
         check(toml::from_str(text).unwrap())
     }
 
+    const LIBVIRT: &str = "[libvirt]\nuri = \"qemu:///system\"";
+
+    #[cfg(not(feature = "libvirt"))]
+    #[test]
+    fn libvirt_is_refused_where_it_was_left_out() {
+        let mistakes = parse(LIBVIRT).unwrap_err().to_string();
+
+        assert!(
+            mistakes.contains("without the feature libvirt"),
+            "{mistakes}"
+        );
+    }
+
+    #[cfg(feature = "libvirt")]
     #[test]
     fn a_small_file_gets_the_documented_defaults() {
-        let config = parse("[libvirt]\nuri = \"qemu:///system\"").unwrap();
+        let config = parse(LIBVIRT).unwrap();
 
         assert_eq!(config.socket_mode, 0o600);
         assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
