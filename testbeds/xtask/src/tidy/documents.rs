@@ -1,11 +1,11 @@
 //! What a document names must exist: a map that shows a house long gone is worse than none.
 //!
 //! Looked at are links, code spans that look like paths of this repository, trees drawn in code
-//! blocks, crates, and the commands `cargo xtask …` and `cargo … --package …`.
+//! blocks, paths in commands, crates, and the commands `cargo xtask …` and `cargo … --package …`.
 
 use std::ops::Range;
 
-use pulldown_cmark::{Event, Parser, Tag};
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag};
 
 use super::tree::Tree;
 use super::violation::{Rule, Violation};
@@ -17,6 +17,12 @@ const OUR_CRATE_FAMILIES: [&str; 4] = ["agent-", "fake-", "hypervisor-", "nic-"]
 /// Endings that make a span a path, whatever it begins with.
 const PATH_ENDINGS: [&str; 3] = [".rs", ".toml", ".md"];
 
+/// What a block of commands to type is marked with.
+const SHELLS: [&str; 2] = ["sh", "bash"];
+
+/// What ends a word of a command, besides blanks.
+const SHELL_MARKS: &str = "'\"`=;()<>|&";
+
 /// Where builds go: not in git, and there only after a build.
 const BUILD_OUTPUT: &str = "target";
 
@@ -25,6 +31,14 @@ struct Documents<'a> {
     workspace: &'a Workspace,
     /// What can follow `cargo xtask`.
     commands: &'a [String],
+}
+
+/// What is drawn or written in a code block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// Commands, typed at the root of the repository.
+    Commands,
+    Other,
 }
 
 /// One document being read.
@@ -60,16 +74,20 @@ impl Documents<'_> {
             documents: self,
             violations: Vec::new(),
         };
-        let mut in_block = false;
+        let mut within = None;
         for (event, range) in Parser::new(text).into_offset_iter() {
             match event {
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                     page.link(&dest_url, range.start);
                 }
-                Event::Start(Tag::CodeBlock(_)) => in_block = true,
-                Event::End(pulldown_cmark::TagEnd::CodeBlock) => in_block = false,
+                Event::Start(Tag::CodeBlock(kind)) => within = Some(Block::of(&kind)),
+                Event::End(pulldown_cmark::TagEnd::CodeBlock) => within = None,
                 Event::Code(span) => page.span(&span, &range),
-                Event::Text(block) if in_block => page.block(&block, range.start),
+                Event::Text(text) => {
+                    if let Some(block) = within {
+                        page.block(block, &text, range.start);
+                    }
+                }
                 _ => {}
             }
         }
@@ -88,6 +106,15 @@ impl Documents<'_> {
             .licences
             .iter()
             .any(|package| package.name == name)
+    }
+}
+
+impl Block {
+    fn of(kind: &CodeBlockKind<'_>) -> Self {
+        match kind {
+            CodeBlockKind::Fenced(info) if SHELLS.contains(&info.trim()) => Self::Commands,
+            CodeBlockKind::Fenced(_) | CodeBlockKind::Indented => Self::Other,
+        }
     }
 }
 
@@ -158,11 +185,14 @@ impl Page<'_> {
         self.documents.is_member(name) || self.documents.is_package(name)
     }
 
-    fn block(&mut self, block: &str, offset: usize) {
+    fn block(&mut self, block: Block, text: &str, offset: usize) {
         let mut start = offset;
-        for line in block.split_inclusive('\n') {
+        for line in text.split_inclusive('\n') {
             self.tree_entry(line, start);
             self.commands(line, start);
+            if block == Block::Commands {
+                self.command_paths(line, start);
+            }
             start += line.len();
         }
     }
@@ -179,6 +209,16 @@ impl Page<'_> {
         let is_build_output = entry.trim_end_matches('/') == BUILD_OUTPUT;
         if is_entry && !is_build_output && !self.documents.tree.contains_ending(entry) {
             self.report(offset, Rule::StalePath, format!("`{entry}` does not exist"));
+        }
+    }
+
+    /// Commands are typed at the root, so their paths begin there.
+    fn command_paths(&mut self, line: &str, offset: usize) {
+        let tree = self.documents.tree;
+        for path in own_paths(line, tree) {
+            if !tree.contains(&normal(path)) {
+                self.report(offset, Rule::StalePath, format!("`{path}` does not exist"));
+            }
         }
     }
 
@@ -203,6 +243,22 @@ impl Page<'_> {
             }
         }
     }
+}
+
+/// The words of a command that begin with a folder of ours. What `--features` is followed by looks
+/// like a path, and is a package and its feature.
+fn own_paths<'a>(line: &'a str, tree: &Tree) -> Vec<&'a str> {
+    let ends = |mark: char| mark.is_whitespace() || SHELL_MARKS.contains(mark);
+    let words = line.split(ends).filter(|word| !word.is_empty());
+    let mut before = "";
+    words
+        .filter(|word| !matches!(std::mem::replace(&mut before, word), "--features" | "-F"))
+        .map(|word| word.trim_start_matches("./").trim_end_matches(['.', ',']))
+        .filter(|word| {
+            let top = word.split_once('/').map(|(top, _)| top);
+            is_path_like(word) && top.is_some_and(|top| tree.contains(top))
+        })
+        .collect()
 }
 
 /// A plain name, not `…`, `<name>` or `$name`.
@@ -333,6 +389,38 @@ mod tests {
         let tree = "```text\nhostd/\n├── journal/   the store\n└── gone/      nothing\n```\n";
 
         assert_eq!(found(tree), [(4, Rule::StalePath)]);
+    }
+
+    #[test]
+    fn a_command_that_names_a_path_to_nothing_is_found() {
+        for command in [
+            "install -m 0644 hostd/gone.service /etc",
+            "cat ./hostd/gone",
+            "x --config=hostd/gone.toml; y",
+            "cp \"hostd/gone\" .",
+            "true   # see hostd/gone.",
+        ] {
+            assert_eq!(
+                found(&format!("```sh\ntrue\n{command}\n```\n")),
+                [(3, Rule::StalePath)],
+                "{command}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_may_name_what_exists_what_is_built_and_what_is_elsewhere() {
+        for command in [
+            "cat hostd/journal/src/lib.rs > /tmp/hostd/gone",
+            "install target/release/hostd /usr/local/bin/",
+            "curl http://hostd/v1/health",
+            "cargo build --features hostd/failpoints",
+            "install guest-agent /usr/local/sbin/",
+            "rm hostd/*.o",
+        ] {
+            assert_eq!(found(&format!("```sh\n{command}\n```\n")), [], "{command}");
+        }
+        assert_eq!(found("```text\nerror: hostd/gone\n```\n"), []);
     }
 
     #[test]
