@@ -252,6 +252,8 @@ impl VmWorker {
             return;
         };
         if gone && let Some(asked) = progress.take_asked() {
+            let flow = flow_of(record.state);
+            failpoint::hit(flow, Step::GuestUnplug.name(), Side::After);
             let step = TimedStep::Host(Step::GuestUnplug);
             self.tools
                 .board
@@ -367,7 +369,9 @@ impl VmWorker {
             progress.bound_in = Some(target);
         }
         let board = &self.tools.board;
-        let host_step = |step, duration| {
+        let flow = flow_of(record.state);
+        let host_step = |step: Step, duration| {
+            failpoint::hit(flow, step.name(), Side::After);
             board.step_done(&record.id, Some(&self.vm), TimedStep::Host(step), duration);
         };
         if let (Some(plugged), Some(arrived), false) = (

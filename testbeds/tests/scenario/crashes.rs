@@ -21,7 +21,7 @@ use testbeds::world::{DaemonRestart, WorldKind};
 use super::usable::{has_left, is_bare, is_usable};
 
 /// Steps of an attach at which hostd can be made to die, in order.
-const ATTACH_FAILPOINTS: [&str; 9] = [
+const ATTACH_FAILPOINTS: [&str; 11] = [
     "attach.admit.after",
     "attach.make-port.before",
     "attach.make-port.after",
@@ -29,19 +29,23 @@ const ATTACH_FAILPOINTS: [&str; 9] = [
     "attach.declare.after",
     "attach.plug.before",
     "attach.plug.after",
+    "attach.arrive.after",
+    "attach.bind.after",
     "attach.record.before",
     "attach.record.after",
 ];
 
 /// Steps of a detach at which hostd can be made to die, in order.
-const DETACH_FAILPOINTS: [&str; 13] = [
+const DETACH_FAILPOINTS: [&str; 15] = [
     "detach.admit.after",
     "detach.declare.before",
     "detach.declare.after",
+    "detach.release.after",
     "detach.quiesce.before",
     "detach.quiesce.after",
     "detach.unplug.before",
     "detach.unplug.after",
+    "detach.guest-unplug.after",
     "detach.forget.before",
     "detach.forget.after",
     "detach.record.before",

@@ -14,24 +14,35 @@ use nic_model::{
 /// A ledger with VMs `vm1` and `vm2`, each with `slots` empty slots and room for `max_nics`.
 pub(crate) fn ledger(slots: u8, max_nics: u64, quota: HostQuota) -> Ledger {
     let class = VmClass {
-        name: "standard".parse().unwrap(),
         max_nics,
+        ..class()
+    };
+    let subnets = ["10.77.0.0/16", "fd77::/64"];
+    ledger_of(slots, class, &subnets, quota)
+}
+
+/// The class that all VMs are of.
+pub(crate) fn class() -> VmClass {
+    VmClass {
+        name: "standard".parse().unwrap(),
+        max_nics: 8,
         max_addresses_per_nic: 4,
         max_queues: 2,
         rates: RateLimits::default(),
-    };
+    }
+}
+
+/// A ledger with VMs `vm1` and `vm2` of one class, and a network with some subnets.
+pub(crate) fn ledger_of(slots: u8, class: VmClass, subnets: &[&str], quota: HostQuota) -> Ledger {
     let network = Network {
         name: "blue".parse().unwrap(),
-        subnets: vec![
-            "10.77.0.0/16".parse().unwrap(),
-            "fd77::/64".parse().unwrap(),
-        ],
+        subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
         mtu: Mtu::ETHERNET,
     };
     let mut ledger = Ledger::new(Site {
         networks: [(network.name.clone(), network)].into(),
-        classes: [(class.name.clone(), class.clone())].into(),
-        default_class: Some(class.name),
+        default_class: Some(class.name.clone()),
+        classes: [(class.name.clone(), class)].into(),
         quota,
         ..Site::default()
     });
