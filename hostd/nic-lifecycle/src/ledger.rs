@@ -110,10 +110,8 @@ impl Ledger {
             .nics_of_tenant
             .entry(record.tenant.clone())
             .or_default() += 1;
-        *self
-            .addresses_of_tenant
-            .entry(record.tenant.clone())
-            .or_default() += address_count(&record);
+        let addresses = self.addresses_of_tenant.entry(record.tenant.clone());
+        *addresses.or_default() += address_count(&record);
         for placement in record.reserved() {
             let nics = self.nics_at_vm.entry(placement.vm.clone()).or_default();
             nics.insert(record.id.clone());
@@ -131,12 +129,9 @@ impl Ledger {
                 pool.remove(&address.addr());
             }
         }
-        if let Some(count) = self.nics_of_tenant.get_mut(&record.tenant) {
-            *count -= 1;
-        }
-        if let Some(count) = self.addresses_of_tenant.get_mut(&record.tenant) {
-            *count -= address_count(&record);
-        }
+        give_up(&mut self.nics_of_tenant, &record.tenant, 1);
+        let addresses = address_count(&record);
+        give_up(&mut self.addresses_of_tenant, &record.tenant, addresses);
         for placement in record.reserved() {
             self.leave(&placement.vm, id);
         }
@@ -289,7 +284,7 @@ impl Ledger {
         ]
     }
 
-    /// Tenants that have or had NICs.
+    /// Tenants that have NICs.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
         self.nics_of_tenant.keys()
     }
@@ -306,6 +301,16 @@ impl Ledger {
                 })
             })
             .map(|other| &other.id)
+    }
+}
+
+/// Operators name tenants as they like: one that has nothing keeps no entry.
+fn give_up(counts: &mut BTreeMap<TenantId, u64>, tenant: &TenantId, given_up: u64) {
+    if let Some(count) = counts.get_mut(tenant) {
+        *count -= given_up;
+        if *count == 0 {
+            counts.remove(tenant);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! VMs that come and go: what the ledger knows of one that is being forgotten.
+//! VMs and tenants that come and go: what the ledger knows of one that is being forgotten.
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
@@ -76,4 +76,17 @@ fn nothing_of_a_vm_is_left_when_it_is_gone() {
 
     let left = format!("{ledger:?}");
     assert!(!left.contains("vm1"), "{left}");
+}
+
+#[test]
+fn nothing_of_a_tenant_is_left_when_its_last_nic_is_gone() {
+    let mut ledger = ledger(2, 2, HostQuota::default());
+    let records = [create(&mut ledger, 1), create(&mut ledger, 2)];
+
+    ledger.remove(&records[0].id);
+    assert_eq!(ledger.tenants().count(), 1, "one NIC is left");
+    ledger.remove(&records[1].id);
+
+    let left = format!("{ledger:?}");
+    assert!(!left.contains("acme"), "{left}");
 }
