@@ -9,6 +9,7 @@ mod detach;
 mod held_taps;
 mod hostile_agent;
 mod leftovers;
+mod port_limits;
 mod promises;
 mod restart;
 mod supervision;

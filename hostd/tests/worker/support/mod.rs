@@ -49,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) hotplug: HotplugMode,
     pub(crate) access: TapAccess,
     pub(crate) agents: Agents,
+    /// The class that all VMs are of.
+    pub(crate) class: VmClass,
 }
 
 /// Whether agents answer from the start.
@@ -66,7 +68,19 @@ impl Default for Setup {
             hotplug: HotplugMode::Acpi,
             access: TapAccess::Descriptors,
             agents: Agents::Everywhere,
+            class: standard_class(),
         }
+    }
+}
+
+/// A class that leaves every NIC unlimited.
+pub(crate) fn standard_class() -> VmClass {
+    VmClass {
+        name: "standard".parse().unwrap(),
+        max_nics: 64,
+        max_addresses_per_nic: 4,
+        max_queues: 2,
+        rates: RateLimits::default(),
     }
 }
 
@@ -78,6 +92,7 @@ pub(crate) struct World {
     pub(crate) journal: Arc<ScriptedJournal>,
     pub(crate) guests: BTreeMap<VmId, Guest>,
     access: TapAccess,
+    class: VmClass,
     directory: TempDir,
     daemon: Daemon,
 }
@@ -104,7 +119,8 @@ impl World {
         }
         let ports = Arc::new(ScriptedPorts::new(stage.clone(), hypervisor.clone()));
         let journal = Arc::new(ScriptedJournal::new(stage.clone()));
-        let daemon = daemon(&hypervisor, &ports, &journal, setup.access);
+        let site = site(setup.class.clone());
+        let daemon = daemon(site, &hypervisor, &ports, &journal, setup.access);
         let mut world = Self {
             stage,
             hypervisor,
@@ -112,6 +128,7 @@ impl World {
             journal,
             guests: BTreeMap::new(),
             access: setup.access,
+            class: setup.class,
             directory,
             daemon,
         };
@@ -128,10 +145,18 @@ impl World {
         self.daemon.stop();
         tokio::task::yield_now().await;
         self.stage.die_at(None);
-        self.daemon = daemon(&self.hypervisor, &self.ports, &self.journal, self.access);
+        let site = site(self.class.clone());
+        let (hypervisor, ports, journal) = (&self.hypervisor, &self.ports, &self.journal);
+        self.daemon = daemon(site, hypervisor, ports, journal, self.access);
         let vms: Vec<_> = self.guests.keys().cloned().collect();
         let names: Vec<_> = vms.iter().map(VmId::as_str).collect();
         self.until_known(&names).await;
+    }
+
+    /// As [`Self::restart`], with another class in the configuration.
+    pub(crate) async fn restart_with(&mut self, class: VmClass) {
+        self.class = class;
+        self.restart().await;
     }
 
     pub(crate) fn start_agent(&mut self, name: &str) {
@@ -353,13 +378,14 @@ impl World {
 }
 
 fn daemon(
+    site: Site,
     hypervisor: &Arc<ScriptedHypervisor>,
     ports: &Arc<ScriptedPorts>,
     journal: &Arc<ScriptedJournal>,
     tap_access: TapAccess,
 ) -> Daemon {
     let board = Arc::new(Board::default());
-    let store = Store::open(site(), journal.clone(), board.clone()).unwrap();
+    let store = Store::open(site, journal.clone(), board.clone()).unwrap();
     let blue: NetworkName = "blue".parse().unwrap();
     let ports: Arc<dyn PortProvider> = ports.clone();
     let tools = Tools {
@@ -380,7 +406,7 @@ fn daemon(
 pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
     let board = Arc::new(Board::default());
     let journal = Arc::new(ScriptedJournal::new(Arc::default()));
-    let store = Store::open(site(), journal, board.clone()).unwrap();
+    let store = Store::open(site(standard_class()), journal, board.clone()).unwrap();
     let hypervisors = ["one", "two"].map(|name| {
         let hypervisor = ScriptedHypervisor::new(Arc::default());
         hypervisor.add_vm(&vm(name), 4, HotplugMode::Acpi, PathBuf::from("/nowhere"));
@@ -402,14 +428,7 @@ pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
     (Daemon::over(backends, tools), hypervisors)
 }
 
-fn site() -> Site {
-    let class = VmClass {
-        name: "standard".parse().unwrap(),
-        max_nics: 64,
-        max_addresses_per_nic: 4,
-        max_queues: 1,
-        rates: RateLimits::default(),
-    };
+fn site(class: VmClass) -> Site {
     let network = Network {
         name: "blue".parse().unwrap(),
         subnets: vec!["10.77.0.0/16".parse().unwrap()],

@@ -31,6 +31,8 @@ pub(crate) struct ScriptedPorts {
     hypervisor: Arc<ScriptedHypervisor>,
     bridge: LinkName,
     ports: Mutex<BTreeMap<NicId, ScriptedPort>>,
+    /// What was asked for last, of each port that was made.
+    specs: Mutex<BTreeMap<NicId, PortSpec>>,
     /// Each removal takes one permit.
     pub(crate) removals: Semaphore,
 }
@@ -57,6 +59,7 @@ impl ScriptedPorts {
             hypervisor,
             bridge: "br-blue".parse().unwrap(),
             ports: Mutex::default(),
+            specs: Mutex::default(),
             removals: Semaphore::new(Semaphore::MAX_PERMITS),
         }
     }
@@ -64,6 +67,11 @@ impl ScriptedPorts {
     /// How a NIC's port is switched, if there is one.
     pub(crate) fn admin(&self, nic: &NicId) -> Option<AdminState> {
         self.lock().get(nic).map(|port| port.admin)
+    }
+
+    /// How a NIC's port was last asked to be.
+    pub(crate) fn spec(&self, nic: &NicId) -> Option<PortSpec> {
+        self.lock_specs().get(nic).cloned()
     }
 
     /// Puts a port there that nobody asked for.
@@ -112,6 +120,10 @@ impl ScriptedPorts {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_specs(&self) -> MutexGuard<'_, BTreeMap<NicId, PortSpec>> {
+        self.specs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs one call with its fault and its places to die.
     async fn run(&self, call: Call, effect: impl FnOnce()) -> Result<(), port::Cause> {
         self.stage.pass().await;
@@ -132,6 +144,7 @@ impl PortProvider for ScriptedPorts {
             let port = ports.entry(spec.nic.clone()).or_insert(UP);
             (port.admin, port.bridged) = (UP.admin, UP.bridged);
             drop(ports);
+            self.lock_specs().insert(spec.nic.clone(), spec.clone());
             self.stage.note(&spec.nic, Deed::PortMade);
         });
         made.await.map_err(|cause| MakePortError {
