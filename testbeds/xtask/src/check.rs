@@ -136,9 +136,9 @@ fn clippy() -> anyhow::Result<Outcome> {
     ])
 }
 
-/// A host without libvirt must build too, and what is shipped has no failpoints. The workspace stays
-/// selected as a whole, because a package alone would get other features of its dependencies and
-/// compile them all again.
+/// A host without libvirt must build too, and what is shipped has no failpoints. The workspace
+/// stays selected as a whole, because a package alone would get other features of its dependencies
+/// and compile them all again.
 fn clippy_without_features() -> anyhow::Result<Outcome> {
     let selection = [
         "--workspace",

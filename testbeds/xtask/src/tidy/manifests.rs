@@ -3,6 +3,8 @@
 //! One place for versions and lints, the root manifest: two versions of one library, or one crate
 //! with softer lints, would be a decision nobody took.
 
+use std::collections::BTreeSet;
+
 use toml::{Table, Value};
 
 use super::dependencies::PURE;
@@ -12,15 +14,38 @@ use crate::workspace::{Member, Workspace};
 
 const CLIPPY_FILE: &str = ".clippy.toml";
 
-/// What the clippy file of a pure crate bans, on top of the shared part.
+/// What the clippy file of every pure crate bans, on top of the shared part: the ways by which a
+/// fact could come in or an action go out. The files list more, down to the single function, and
+/// list the same.
 const PURE_BANS: [(&str, &[&str]); 2] = [
     (
         "disallowed-methods",
-        &["std::time::Instant::now", "std::time::SystemTime::now"],
+        &[
+            "std::env::var",
+            "std::fs::read",
+            "std::fs::write",
+            "std::net::ToSocketAddrs::to_socket_addrs",
+            "std::process::exit",
+            "std::thread::sleep",
+            "std::thread::spawn",
+            "std::time::Instant::now",
+            "std::time::SystemTime::now",
+        ],
     ),
     (
         "disallowed-types",
-        &["std::collections::HashMap", "std::collections::HashSet"],
+        &[
+            "std::collections::HashMap",
+            "std::collections::HashSet",
+            "std::fs::File",
+            "std::net::TcpListener",
+            "std::net::TcpStream",
+            "std::net::UdpSocket",
+            "std::os::unix::net::UnixDatagram",
+            "std::os::unix::net::UnixListener",
+            "std::os::unix::net::UnixStream",
+            "std::process::Command",
+        ],
     ),
 ];
 
@@ -29,17 +54,17 @@ pub(crate) fn check(tree: &Tree, workspace: &Workspace) -> Vec<Violation> {
     let members = workspace
         .members
         .iter()
-        .flat_map(|member| of_member(tree, member));
+        .flat_map(|member| of_member(tree, workspace, member));
     members.chain(shared_clippy_settings(tree)).collect()
 }
 
-fn of_member(tree: &Tree, member: &Member) -> Vec<Violation> {
+fn of_member(tree: &Tree, workspace: &Workspace, member: &Member) -> Vec<Violation> {
     let manifest = table(tree, &member.manifest());
     let mut violations = versions(member, &manifest);
     violations.extend(folder_name(member));
     violations.extend(lints(member, &manifest));
     if PURE.contains(&member.name.as_str()) {
-        violations.extend(pure_bans(tree, member));
+        violations.extend(pure_bans(tree, workspace, member));
     }
     violations
 }
@@ -134,25 +159,31 @@ fn shared_clippy_settings(tree: &Tree) -> Vec<Violation> {
         .collect()
 }
 
-fn pure_bans(tree: &Tree, member: &Member) -> Vec<Violation> {
-    let path = format!("{}/{CLIPPY_FILE}", member.folder);
+fn pure_bans(tree: &Tree, workspace: &Workspace, member: &Member) -> Vec<Violation> {
+    let pure = workspace
+        .members
+        .iter()
+        .filter(|other| PURE.contains(&other.name.as_str()));
+    let files: Vec<Table> = pure.map(|other| table(tree, &clippy_file(other))).collect();
+    let path = clippy_file(member);
     let own = table(tree, &path);
-    let missing = PURE_BANS.iter().flat_map(|(key, paths)| {
-        let banned = banned_paths(&own, key);
-        paths
-            .iter()
-            .filter(move |path| !banned.iter().any(|banned| banned == *path))
+    let missing = PURE_BANS.iter().flat_map(|(key, required)| {
+        let of_all = files.iter().flat_map(|file| banned_paths(file, key));
+        let mut needed: BTreeSet<String> = of_all.collect();
+        needed.extend(required.iter().map(|ban| (*ban).to_owned()));
+        let banned: BTreeSet<String> = banned_paths(&own, key).into_iter().collect();
+        &needed - &banned
     });
     missing
-        .map(|banned| {
-            Violation::new(
-                &path,
-                1,
-                Rule::ClippyFile,
-                format!("a pure crate bans `{banned}`"),
-            )
+        .map(|ban| {
+            let advice = format!("a pure crate bans `{ban}`");
+            Violation::new(&path, 1, Rule::ClippyFile, advice)
         })
         .collect()
+}
+
+fn clippy_file(member: &Member) -> String {
+    format!("{}/{CLIPPY_FILE}", member.folder)
 }
 
 fn banned_paths(own: &Table, key: &str) -> Vec<String> {
@@ -169,8 +200,6 @@ fn banned_paths(own: &Table, key: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     const GOOD: &str = "[package]\nname = \"port\"\nversion.workspace = true\n\
@@ -178,18 +207,39 @@ mod tests {
                         toml = { workspace = true, optional = true }\n\
                         [lints]\nworkspace = true\n";
 
-    fn found(name: &str, folder: &str, files: &[(&str, &str)]) -> Vec<(Rule, String)> {
-        let member = Member {
+    fn member(name: &str, folder: &str) -> Member {
+        Member {
             name: name.to_owned(),
             folder: folder.to_owned(),
             uses: BTreeSet::new(),
-        };
+        }
+    }
+
+    fn found_in(members: Vec<Member>, files: &[(&str, &str)]) -> Vec<(Rule, String)> {
         let workspace = Workspace {
-            members: vec![member],
+            members,
             ..Workspace::default()
         };
         let violations = check(&Tree::of(files), &workspace).into_iter();
         violations.map(|found| (found.rule, found.advice)).collect()
+    }
+
+    fn found(name: &str, folder: &str, files: &[(&str, &str)]) -> Vec<(Rule, String)> {
+        found_in(vec![member(name, folder)], files)
+    }
+
+    /// A clippy file with all that is required but `left_out`, in either form, and `more`.
+    fn bans(left_out: &str, more: &str) -> String {
+        let lines = PURE_BANS.iter().map(|(key, required)| {
+            let required = required.iter().filter(|ban| **ban != left_out);
+            let entries = required.enumerate().map(|(index, ban)| match index % 2 {
+                0 => format!("\"{ban}\""),
+                _ => format!("{{ path = \"{ban}\", reason = \"why\" }}"),
+            });
+            let entries: Vec<String> = entries.collect();
+            format!("{key} = [{}, \"{more}\"]\n", entries.join(", "))
+        });
+        lines.collect()
     }
 
     #[test]
@@ -280,21 +330,56 @@ mod tests {
             &[("guest-agent/nic-model/Cargo.toml", &manifest)],
         );
 
-        assert_eq!(found.len(), 4, "{found:?}");
+        let required: usize = PURE_BANS.iter().map(|(_, required)| required.len()).sum();
+        assert_eq!(found.len(), required, "{found:?}");
+    }
+
+    #[test]
+    fn a_pure_crate_that_may_open_a_socket_is_found() {
+        let manifest = GOOD.replace("port", "nic-model");
+        let clippy = bans("std::net::TcpStream", "other");
+        let files = [
+            ("guest-agent/nic-model/Cargo.toml", manifest.as_str()),
+            ("guest-agent/nic-model/.clippy.toml", &clippy),
+        ];
+
+        assert_eq!(
+            found("nic-model", "guest-agent/nic-model", &files),
+            [(
+                Rule::ClippyFile,
+                "a pure crate bans `std::net::TcpStream`".to_owned()
+            )]
+        );
     }
 
     #[test]
     fn a_pure_crate_may_ban_more_and_in_either_form() {
         let manifest = GOOD.replace("port", "nic-model");
-        let clippy = "disallowed-methods = [\"std::time::Instant::now\", \
-                      { path = \"std::time::SystemTime::now\" }, \"other\"]\n\
-                      disallowed-types = [\"std::collections::HashMap\", \
-                      \"std::collections::HashSet\"]\n";
+        let clippy = bans("", "std::fs::copy");
         let files = [
             ("guest-agent/nic-model/Cargo.toml", manifest.as_str()),
-            ("guest-agent/nic-model/.clippy.toml", clippy),
+            ("guest-agent/nic-model/.clippy.toml", &clippy),
         ];
 
         assert_eq!(found("nic-model", "guest-agent/nic-model", &files), []);
+    }
+
+    #[test]
+    fn what_one_pure_crate_bans_all_of_them_ban() {
+        let (more, fewer) = (bans("", "std::fs::copy"), bans("", "std::fs::rename"));
+        let files = [
+            ("a/nic-model/Cargo.toml", GOOD),
+            ("a/nic-model/.clippy.toml", &more),
+            ("a/nic-binding/Cargo.toml", GOOD),
+            ("a/nic-binding/.clippy.toml", &fewer),
+        ];
+        let members = ["nic-model", "nic-binding"].map(|name| member(name, &format!("a/{name}")));
+
+        let found = found_in(members.to_vec(), &files);
+
+        let advice: Vec<&str> = found.iter().map(|(_, advice)| advice.as_str()).collect();
+        let [rename, copy] =
+            ["rename", "copy"].map(|it| format!("a pure crate bans `std::fs::{it}`"));
+        assert_eq!(advice, [&rename, &rename, &copy, &copy]);
     }
 }
