@@ -2,8 +2,8 @@
 # Keeps guest-agent running for as long as /run/agent/enabled exists, and starts it again at once
 # when it dies: what systemd's Restart=always does on a real guest.
 # /run/agent/pid is its process, /run/agent/log what it said.
-# /run/agent/ended has the exit status of its last life. Where /run/agent/failpoints exists it looks,
-# at each of its steps, whether /run/agent/failpoint names that as the one to die at.
+# /run/agent/ended has the exit status of its last life. Where /run/agent/failpoints exists it
+# looks, at each of its steps, whether /run/agent/failpoint names that as the one to die at.
 
 port=/dev/virtio-ports/org.nicferry.agent.0
 while :; do
