@@ -123,8 +123,8 @@ impl NicBinding {
         matches!(self.progress, Progress::Bound { .. })
     }
 
-    /// Whether the link may be in a target although this agent has not put it there: the NIC is to be
-    /// taken out, or was bound by an earlier life of the agent.
+    /// Whether the link may be in a target although this agent has not put it there: the NIC is to
+    /// be taken out, or was bound by an earlier life of the agent.
     #[must_use]
     pub fn may_be_in_a_target(&self) -> bool {
         self.binding().is_none() || self.was_bound()
@@ -290,8 +290,8 @@ impl NicBinding {
         }
     }
 
-    /// Whether the NIC was bound for this wish already, by an earlier life of the agent, and what it
-    /// was bound in is not there any more.
+    /// Whether the NIC was bound for this wish already, by an earlier life of the agent, and what
+    /// it was bound in is not there any more.
     fn has_lost_its_target(&self, sight: &Sight) -> bool {
         let lost = matches!(
             sight.target,

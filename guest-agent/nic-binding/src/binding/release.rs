@@ -22,9 +22,9 @@ use crate::action::Action;
 use crate::sight::{Admin, LinkPlace, LinkSeen, Sight, TargetSight};
 
 /// How long a disarmed link may stay in its container. The host unplugs as soon as it reads the
-/// report, and a guest lets go within tenths of a second when it is asked by ACPI; longer would only
-/// give the container time to switch the link on again. Asked natively it takes six seconds: there
-/// the link is moved while everybody waits anyway.
+/// report, and a guest lets go within tenths of a second when it is asked by ACPI; longer would
+/// only give the container time to switch the link on again. Asked natively it takes six seconds:
+/// there the link is moved while everybody waits anyway.
 pub const STAY: Duration = Duration::from_secs(1);
 
 impl NicBinding {
