@@ -11,8 +11,8 @@ use super::tree::Tree;
 use super::violation::{Rule, Violation};
 use crate::workspace::{LicensedPackage, Workspace};
 
-const POLICY_FILE: &str = ".deny.toml";
-const LOCK_FILE: &str = "Cargo.lock";
+pub(crate) const POLICY_FILE: &str = ".deny.toml";
+pub(crate) const LOCK_FILE: &str = "Cargo.lock";
 
 /// What may be used: by everybody, and by single packages.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(crate) fn check(tree: &Tree, workspace: &Workspace) -> Vec<Violation> {
 }
 
 /// Where the lock file pins this package.
-fn line_of(tree: &Tree, name: &str, version: &str) -> usize {
+pub(crate) fn line_of(tree: &Tree, name: &str, version: &str) -> usize {
     let lock = tree.text(LOCK_FILE).unwrap_or_default();
     let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
     lock.find(&entry)

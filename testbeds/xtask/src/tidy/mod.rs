@@ -3,13 +3,14 @@
 //! ```text
 //!   git ls-files ──► Tree ──┬─► RustSource per .rs file ─► layout, code ─┐
 //!                           └─► every file ─► text, documents ───────────┼─► excuses ─► report
-//!   cargo metadata ─► Workspace ─► dependencies, manifests, licences ────┘
+//!   cargo metadata ─► Workspace ─► dependencies, manifests, policy ──────┘
 //! ```
 //!
 //! A convention that nobody checks is a wish; so each is a [`Rule`], a pure function
 //! from text or metadata to [`Violation`]s, and a test that shows it firing. The few rules that a
 //! good reason may break are excused beside the line, see [`excuse`].
 
+mod bans;
 mod code;
 mod dependencies;
 mod documents;
@@ -70,6 +71,7 @@ fn of_workspace(tree: &Tree, workspace: &Workspace) -> Vec<Violation> {
         dependencies::check(tree, workspace),
         manifests::check(tree, workspace),
         licences::check(tree, workspace),
+        bans::check(tree, workspace),
     ]
     .concat()
 }
