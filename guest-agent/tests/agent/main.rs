@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod arrivals;
 mod bindings;
 mod leases;
 mod releases;
@@ -11,7 +12,7 @@ mod returns;
 mod support;
 
 use agent_protocol::{BindError, Phase};
-use support::{World, static_binding};
+use support::{World, dhcp_binding, static_binding};
 
 pub(crate) fn is_failed(phase: &Phase) -> bool {
     matches!(phase, Phase::Failed { .. })
@@ -64,4 +65,12 @@ pub(crate) fn serve_dhcp(world: &mut World, range: &str) -> u32 {
         &range,
     ];
     world.spawn_in("peer", "dnsmasq", &arguments)
+}
+
+/// The link is in `target`, and its DHCP client waits for a server that is not there.
+pub(crate) async fn waiting_for_a_lease(target: &str, mut world: World) -> World {
+    world.want_bound(1, dhcp_binding(target)).await;
+    world.plug();
+    world.dhcp_client_waits().await;
+    world
 }

@@ -23,6 +23,7 @@ use agent_protocol::{
 };
 use linux_network::Netns;
 use nic_model::{Addressing, LinkName, MacAddr, NicId, Route};
+use rustix::process::{Pid, Signal, WaitOptions};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -99,6 +100,68 @@ impl World {
         self.stream = None;
     }
 
+    /// Keeps the agent from running, without its noticing.
+    pub(crate) fn stop_agent(&self) {
+        let agent = self.agent_pid();
+        rustix::process::kill_process(agent, Signal::STOP).unwrap();
+        // Returns when all its threads have stopped.
+        let stopped = rustix::process::waitpid(Some(agent), WaitOptions::UNTRACED);
+        assert!(stopped.unwrap().unwrap().1.stopped());
+    }
+
+    pub(crate) fn continue_agent(&self) {
+        rustix::process::kill_process(self.agent_pid(), Signal::CONT).unwrap();
+    }
+
+    fn agent_pid(&self) -> Pid {
+        let agent = self.agent.as_ref().expect("the agent runs");
+        Pid::from_child(agent)
+    }
+
+    /// Bytes of events that the agent has not read yet in the guest, where only it listens.
+    pub(crate) fn unread_link_events(&self) -> u64 {
+        let sockets = self.run_in("guest", "cat", &["/proc/net/netlink"]);
+        // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode, net/netlink/af_netlink.c. Linux 6.18
+        // shows no drops.
+        let unread = sockets.lines().skip(1).map(|socket| {
+            let unread = socket.split_ascii_whitespace().nth(4).unwrap();
+            unread.parse::<u64>().unwrap()
+        });
+        unread.sum()
+    }
+
+    /// Waits until a DHCP client listens in the container: on a packet socket for every protocol
+    /// (`ETH_P_ALL`), which nothing else there has.
+    pub(crate) async fn dhcp_client_waits(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let listens = || {
+            let sockets = self.run_in("box", "cat", &["/proc/net/packet"]);
+            // sk RefCnt Type Proto Iface R Rmem User Inode, net/packet/af_packet.c.
+            let mut protocols = sockets
+                .lines()
+                .map(|socket| socket.split_ascii_whitespace().nth(3));
+            protocols.any(|protocol| protocol == Some("0003"))
+        };
+        while !listens() {
+            assert!(Instant::now() < deadline, "no DHCP client");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until the peer takes `address` to be the NIC's.
+    pub(crate) async fn neighbour_learned(&self, address: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mac = self.mac();
+        loop {
+            let neighbours = self.run_in("peer", "ip", &["neigh", "show", "to", address]);
+            if neighbours.contains(&mac) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{neighbours}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Begins a session as a host that has just started would.
     pub(crate) async fn connect(&mut self) {
         let connected = async {
@@ -129,14 +192,19 @@ impl World {
 
     /// A link arrives in the guest, with carrier: the other end is up before.
     pub(crate) fn plug(&self) {
-        let (guest, peer, mac) = (self.netns("guest"), self.netns("peer"), self.mac());
+        self.plug_into("guest");
+    }
+
+    /// The same in another namespace than the one where links arrive.
+    pub(crate) fn plug_into(&self, netns: &str) {
+        let (netns, peer, mac) = (self.netns(netns), self.netns("peer"), self.mac());
         let ens5 = ["type", "veth", "peer", "name", "ens5", "address", &mac];
         let peer0 = |rest: &[&str]| self.ip(&[&["-n", &peer], rest].concat());
         peer0(&[&["link", "add", "peer0"], &ens5[..]].concat());
         peer0(&["addr", "add", "192.0.2.1/24", "dev", "peer0"]);
         peer0(&["addr", "add", "2001:db8::1/64", "dev", "peer0", "nodad"]);
         peer0(&["link", "set", "peer0", "up"]);
-        peer0(&["link", "set", "ens5", "netns", &guest]);
+        peer0(&["link", "set", "ens5", "netns", &netns]);
     }
 
     /// The other end goes, and the link with it.
