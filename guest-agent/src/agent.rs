@@ -251,10 +251,10 @@ impl Agent {
             }
             None => {
                 let mut nic = Nic::new(wanted);
-                // A release does not say where the NIC is.
-                let effort = match nic.binding.binding() {
-                    Some(_) => effort,
-                    None => Effort::Thorough,
+                let effort = if nic.binding.may_be_in_a_target() {
+                    Effort::Thorough
+                } else {
+                    effort
                 };
                 let looked = nic.look(&self.guest, &self.target_news.0, effort).await;
                 if let Err(error) = looked {
