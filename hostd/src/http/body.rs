@@ -21,8 +21,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::fields;
 use super::problem::Refused;
 
-/// Longest body of any request; the longest sensible one has some hundred bytes.
-const BODY_MAX_BYTES: usize = 1024 * 1024;
+/// Longest body of any request: a NIC with every list at its cap takes some 10 KiB, and as many
+/// requests as one user may have at once take 64 MiB.
+const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The one media type of a body.

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::body::Lingering;
 use super::guard::overloaded;
-use super::shares::Shares;
+use super::shares::{NoPlace, Shares};
 
 /// Connections at once: every request that may be worked on, every follower, and some that wait
 /// for their next request. One user gets half of them at most; more of others wait in the socket's
@@ -75,20 +75,20 @@ fn begin(stream: UnixStream, shares: &Arc<Shares>, router: &Router, tasks: &mut 
         Err(error) => return tracing::warn!(%error, "a connection without credentials is closed"),
     };
     match shares.take(peer.0) {
-        Some(share) => {
+        Ok(share) => {
             let serving = serve(stream, peer, router.clone());
             tasks.spawn(async move {
                 serving.await;
                 drop(share);
             });
         }
-        None => turn_away(stream),
+        Err(none) => turn_away(stream, none),
     }
 }
 
 /// Says why, and hangs up. A client that has not even room for this answer goes without.
-fn turn_away(stream: UnixStream) {
-    let problem = overloaded("connections");
+fn turn_away(stream: UnixStream, none: NoPlace) {
+    let problem = overloaded("connections", none);
     let body = serde_json::to_string(&problem).expect("a problem is made of plain values");
     let answer = format!(
         "HTTP/1.1 429 Too Many Requests\r\ncontent-type: {}\r\ncontent-length: {}\r\n\

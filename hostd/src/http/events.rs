@@ -80,7 +80,7 @@ pub(super) async fn follow(
     asked: Asked,
 ) -> Result<impl IntoResponse, Refused> {
     let share = api.streams.take(asked.uid);
-    let share = share.ok_or_else(|| overloaded("followers"))?;
+    let share = share.map_err(|none| overloaded("followers", none))?;
     let feed = Feed::start(
         api,
         Filter::new(caller, asked.query),

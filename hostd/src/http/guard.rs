@@ -10,7 +10,7 @@ use host_api::{Problem, ProblemCode};
 use super::Api;
 use super::connection::PeerUid;
 use super::problem::{NoPeer, Refused, internal};
-use super::shares::Share;
+use super::shares::{NoPlace, Share};
 
 /// A request's place among those that are worked on. Work that outlives its connection keeps it.
 #[derive(Debug, Clone)]
@@ -24,8 +24,11 @@ pub(super) async fn admit(
 ) -> Response {
     let response = match place_of(&api, &request) {
         Ok(place) => {
-            request.extensions_mut().insert(place);
-            next.run(request).await
+            // The request is taken apart before its handler runs, which may wait for long.
+            request.extensions_mut().insert(place.clone());
+            let response = next.run(request).await;
+            drop(place);
+            response
         }
         Err(refused) => refused.into_response(),
     };
@@ -41,17 +44,18 @@ fn place_of(api: &Api, request: &Request) -> Result<Place, Refused> {
         .copied()
         .ok_or_else(|| internal(&NoPeer))?;
     let share = api.requests.take(uid);
-    let share = share.ok_or_else(|| Refused::from(overloaded("requests")))?;
+    let share = share.map_err(|none| overloaded("requests", none))?;
     Ok(Place(Arc::new(share)))
 }
 
 /// Too many of something at once.
-pub(super) fn overloaded(what: &str) -> Problem {
+pub(super) fn overloaded(what: &str, none: NoPlace) -> Problem {
+    let message = match none {
+        NoPlace::ShareUsedUp => format!("this user has too many {what} at once"),
+        NoPlace::AllTaken => format!("other users have too many {what} at once"),
+    };
     Problem {
         hint: Some("try again in a second".to_owned()),
-        ..Problem::new(
-            ProblemCode::Overloaded,
-            format!("this user has too many {what} at once"),
-        )
+        ..Problem::new(ProblemCode::Overloaded, message)
     }
 }

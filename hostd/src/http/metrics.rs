@@ -1,7 +1,8 @@
 //! Metrics: counters kept here, and gauges read from the ledger when somebody asks.
 //!
-//! No label has a value that a client or a guest can choose freely: a time series that somebody
-//! else can make is a leak.
+//! A time series that somebody else can make and that stays is a leak. So no counter bears a value
+//! that a client or a guest can choose; of the gauges those of limits bear names of tenants, which
+//! operators choose freely, each for as long as that tenant has a NIC.
 
 use std::fmt;
 use std::sync::Arc;

@@ -2,7 +2,8 @@
 //!
 //! A client that goes away must not take its request with it half way through a commit, so the
 //! admission runs on whatever becomes of the connection. The wait does not: nobody would hear its
-//! end.
+//! end. The request keeps its place until both are over: the guard holds it for as long as the
+//! connection waits, the admission for as long as it runs.
 
 use std::future::Future;
 use std::sync::Arc;

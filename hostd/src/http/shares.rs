@@ -1,8 +1,10 @@
-//! Places of one kind, divided so that nobody ever takes the last one.
+//! Places of one kind, divided so that no user alone takes them from the others.
 //!
 //! Whoever already holds as many places as are left free gets no more: the greediest gets half of
-//! them, the next half of the rest, and somebody who holds none is always served. (Dynamic
-//! thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998.)
+//! them, the next half of the rest. (Dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions
+//! on Networking 6(2), 1998.) Somebody who holds none is served while a single place is free. That
+//! is no promise: each greedy user halves what is free, so a dozen of them together can hold 2048
+//! places, and a newcomer waits then until one is given back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,15 @@ pub(super) struct Share {
     uid: u32,
 }
 
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// The user holds as many as are left for others.
+    ShareUsedUp,
+    /// Others hold every one.
+    AllTaken,
+}
+
 impl Shares {
     pub(super) fn new(places: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -29,16 +40,19 @@ impl Shares {
         })
     }
 
-    /// A place for `uid`, unless that would leave too few for others.
-    pub(super) fn take(self: &Arc<Self>, uid: u32) -> Option<Share> {
+    /// A place for `uid`, unless that would leave too few for others, or there is none.
+    pub(super) fn take(self: &Arc<Self>, uid: u32) -> Result<Share, NoPlace> {
         let mut held = self.lock();
         let free = self.places.saturating_sub(held.values().sum());
         let own = held.get(&uid).copied().unwrap_or(0);
         if own >= free {
-            return None;
+            return Err(match own {
+                0 => NoPlace::AllTaken,
+                _ => NoPlace::ShareUsedUp,
+            });
         }
         held.insert(uid, own + 1);
-        Some(Share {
+        Ok(Share {
             shares: Arc::clone(self),
             uid,
         })
@@ -72,7 +86,7 @@ mod tests {
     use super::*;
 
     fn take_all(shares: &Arc<Shares>, uid: u32) -> Vec<Share> {
-        std::iter::from_fn(|| shares.take(uid)).collect()
+        std::iter::from_fn(|| shares.take(uid).ok()).collect()
     }
 
     #[test]
@@ -84,7 +98,7 @@ mod tests {
         let third = shares.take(3);
 
         assert_eq!((first.len(), second.len()), (32, 16));
-        assert!(third.is_some());
+        assert!(third.is_ok());
         assert_eq!(shares.taken(), 49);
     }
 
@@ -95,8 +109,18 @@ mod tests {
 
         held.pop();
 
-        assert!(shares.take(1).is_some());
+        assert!(shares.take(1).is_ok());
         drop(held);
         assert_eq!(shares.taken(), 0);
+    }
+
+    #[test]
+    fn a_newcomer_after_many_greedy_users_is_not_told_to_be_one_of_them() {
+        let shares = Shares::new(8);
+        let greedy = [1, 2, 3, 4].map(|uid| take_all(&shares, uid));
+
+        assert_eq!(greedy.each_ref().map(Vec::len), [4, 2, 1, 1]);
+        assert_eq!(shares.take(5).unwrap_err(), NoPlace::AllTaken);
+        assert_eq!(shares.take(1).unwrap_err(), NoPlace::ShareUsedUp);
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use host_api::{HealthStatus, LimitScope, Slots};
 use hostd::board::TimedStep;
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use nic_lifecycle::{Action, Step};
 
-use crate::support::{Server, within};
+use crate::support::{Server, attach, attach_path, within};
 
 #[tokio::test]
 async fn a_vm_shows_what_it_has_and_what_is_reserved_in_it() {
@@ -128,4 +128,28 @@ async fn metrics_are_not_for_tenants() {
     let answer = server.get("/metrics").await;
 
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_keeps_its_place() {
+    let server = Server::start().await;
+    let nic = server.created().await;
+    let body = serde_json::to_vec(&attach(1)).unwrap();
+    let path = format!("{}?wait=60s", attach_path(&nic.id));
+    let waiting = server.send(Method::POST, &path, &[], body);
+    let admitted = async {
+        let is_attaching = |nic: &host_api::Nic| nic.state == host_api::NicState::Attaching;
+        while !is_attaching(&server.client.nic(&nic.id).await.unwrap()) {}
+        // Whoever is admitted is answered before this, unless it waits.
+        server.get("/v1/nics").await;
+        String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap()
+    };
+
+    let text = tokio::select! {
+        answer = waiting => panic!("it does not wait: {answer:?}"),
+        text = within(admitted) => text,
+    };
+
+    let in_flight = "hostd_in_flight{what=\"requests\"} 2";
+    assert!(text.lines().any(|line| line == in_flight), "{text}");
 }
