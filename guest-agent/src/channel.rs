@@ -27,6 +27,10 @@ const PORT_NAME: &str = "org.nicferry.agent.0";
 /// and its hang-up cannot be waited out with tokio, which takes it to be final.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a port is read although nothing says that there is something: once, under emulation
+/// and load, what the host had sent was seen only when it closed its end (QEMU 7.2.22, Linux 6.1).
+const READ_ANYWAY: Duration = Duration::from_secs(1);
+
 /// Bytes read at once: one page of ring buffer, four typical messages.
 const READ_SIZE: usize = 4096;
 
@@ -218,8 +222,14 @@ impl Stream {
         loop {
             let result = match self {
                 Self::Port { receiver, .. } => {
-                    receiver.readable().await?;
-                    receiver.try_read(buffer)
+                    match tokio::time::timeout(READ_ANYWAY, receiver.readable()).await {
+                        Ok(ready) => {
+                            ready?;
+                            receiver.try_read(buffer)
+                        }
+                        // tokio believes that there is nothing, and would not ask the kernel.
+                        Err(_elapsed) => Ok(rustix::io::read(receiver, &mut *buffer)?),
+                    }
                 }
                 Self::Socket(socket) => {
                     socket.readable().await?;

@@ -153,13 +153,12 @@ fn inode_of(known: KnownTarget) -> Option<NetnsInode> {
 }
 
 fn process_started(pid: u32) -> Result<ProcessStart, TargetSight> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    let started = stat.ok().as_deref().and_then(start_in_stat);
-    started.ok_or(TargetSight::Gone)
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).map_err(|_gone| TargetSight::Gone)?;
+    start_in_stat(&String::from_utf8_lossy(&stat)).ok_or(TargetSight::Gone)
 }
 
-/// Field 22 of proc_pid_stat(5). Field 2 is the program's name in parentheses, which may contain
-/// both spaces and parentheses, so fields are counted from the last one on.
+/// Field 22 of proc_pid_stat(5). Field 2 is the program's name in parentheses, which may be cut amid
+/// a character and contain both spaces and parentheses, so fields are counted from the last one on.
 fn start_in_stat(stat: &str) -> Option<ProcessStart> {
     let (_, from_state) = stat.rsplit_once(')')?;
     let ticks = from_state.split_ascii_whitespace().nth(22 - 3)?;

@@ -43,10 +43,13 @@ const READ_BYTES: usize = 16 * 1024;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// How soon a broken channel is tried again, first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How long a session that ended by itself is left ended: not so short that a guest that ends each
+/// at once costs the host a core.
+const RESTART_PAUSE: Duration = Duration::from_millis(10);
 /// How long a guest that misbehaved is left alone.
 const PENALTY: Duration = Duration::from_secs(5);
-/// What is kept of one report: more steps and addresses than any honest agent has, and as many
-/// characters of a message as the protocol promises bytes.
+/// What is kept of one report: the first steps, of which a bind has about ten, the first addresses,
+/// and as many characters of a message as the protocol promises bytes.
 const MAX_STEPS: usize = 32;
 const MAX_ADDRESSES: usize = 64;
 const MAX_MESSAGE: usize = 200;
@@ -369,7 +372,9 @@ impl AgentLink {
 
     fn session_over(&mut self, reason: CloseReason) -> Duration {
         let (state, wait) = match reason {
-            CloseReason::Lost { .. } => (AgentState::Connecting, Duration::ZERO),
+            CloseReason::Lost { .. } | CloseReason::Restarted => {
+                (AgentState::Connecting, RESTART_PAUSE)
+            }
             CloseReason::Incompatible {
                 theirs: versions, ..
             } => (AgentState::Incompatible { versions }, PENALTY),

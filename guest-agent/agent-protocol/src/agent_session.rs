@@ -8,8 +8,8 @@
 //!            Hello(n), versions in common          Hello(m)
 //!   NoHost ───────────────────────────────► Open(n) ──────► Open(m), reports of n dropped
 //!     ▲  no versions in common: Incompatible  │
-//!     └───────────────────────────────────────┘ broken framing or malformed message: the
-//!                                               host finds out by its Pings and begins anew
+//!     └───────────────────────────────────────┘ broken framing or malformed message: the host
+//!                                               is told NoSession at its next message
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -193,7 +193,11 @@ impl AgentSession {
             Err(error) if ours => self.close(AgentCloseReason::MalformedMessage {
                 problem: error.to_string(),
             }),
-            Ok(_) | Err(_) => self.foreign_frames += 1,
+            Ok(_) => {
+                self.foreign_frames += 1;
+                self.reply(frame.nonce, AgentMessage::NoSession);
+            }
+            Err(_) => self.foreign_frames += 1,
         }
     }
 

@@ -10,7 +10,8 @@
 //!     ▲                       │ Welcome with our nonce and a version of ours
 //!     │ lost, malformed,      ▼
 //!     └── flooded ──────── Established ── Declare, then Want/Forget as they change;
-//!          incompatible                   Ping every 2 s, three unanswered = lost
+//!          incompatible,                  Ping every 2 s, three unanswered = lost,
+//!          restarted                      answered by NoSession = restarted
 //! ```
 //!
 //! A closed session stays closed until [`HostSession::start`] brings a new nonce: how soon is the
@@ -64,6 +65,9 @@ pub enum SessionEvent {
 /// Why a session ended. Messages are fragments that fit "session closed: …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
+    /// The agent knows nothing of the session: it has been restarted since.
+    #[error("the agent has been restarted")]
+    Restarted,
     /// Pings went unanswered.
     #[error("{missed} pings in a row went unanswered")]
     Lost {
@@ -376,7 +380,7 @@ impl HostSession {
                 newest: version,
             }),
             AgentMessage::Incompatible { versions } => self.close_incompatible(versions),
-            AgentMessage::Report { .. } | AgentMessage::Pong { .. } => {
+            AgentMessage::Report { .. } | AgentMessage::Pong { .. } | AgentMessage::NoSession => {
                 self.counters.unexpected_messages += 1;
             }
         }
@@ -386,6 +390,7 @@ impl HostSession {
         match message {
             AgentMessage::Report { report } => self.handle_report(*report),
             AgentMessage::Pong { sequence } => self.handle_pong(sequence),
+            AgentMessage::NoSession => self.close(CloseReason::Restarted),
             // A Hello that crossed its Welcome is answered again.
             AgentMessage::Welcome { .. } | AgentMessage::Incompatible { .. } => {
                 self.counters.unexpected_messages += 1;

@@ -557,3 +557,30 @@ fn a_new_wish_for_a_pid_means_the_boot_that_runs() {
     let heard = declared(exchange(&mut host, &mut agent, START));
     assert_eq!(heard, Some(KnownTarget::AskedIn { boot_id }));
 }
+
+#[test]
+fn an_agent_that_was_restarted_says_so_at_the_next_ping() {
+    let (mut host, _dead) = established();
+    let mut restarted = agent_with(VersionRange::CURRENT);
+    host.handle_timeout(START + PING_INTERVAL);
+
+    exchange(&mut host, &mut restarted, START + PING_INTERVAL);
+
+    assert_eq!(
+        events(&mut host),
+        [SessionEvent::Closed(CloseReason::Restarted)]
+    );
+    host.start(SessionNonce(8), START + PING_INTERVAL);
+    exchange(&mut host, &mut restarted, START + PING_INTERVAL);
+    assert!(host.is_established());
+}
+
+#[test]
+fn what_is_said_of_an_earlier_session_ends_none() {
+    let (mut host, _agent) = established();
+
+    host.handle_bytes(&message(SessionNonce(6), &AgentMessage::NoSession), START);
+
+    assert!(host.is_established());
+    assert_eq!(events(&mut host), []);
+}

@@ -70,6 +70,9 @@ pub enum AgentMessage {
         /// The whole of it.
         report: Box<NicReport>,
     },
+    /// Answers whatever comes in a session that the agent knows nothing of: it has been restarted
+    /// since, or has lost bytes. Without this the host would wait for Pongs in vain.
+    NoSession,
     /// Answers [`HostMessage::Ping`].
     Pong {
         /// As it came.
