@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nic_model::NicId;
-use port::Holder;
+use port::{Holder, PortView};
 use tokio::time::Instant;
 
 use crate::clock::unix_ms;
@@ -30,7 +30,7 @@ pub(crate) async fn run(tools: Tools) {
     let mut rounds = tokio::time::interval(ROUND);
     loop {
         tokio::select! {
-            nic = tools.ports.next_left() => remove(&tools, &nic).await,
+            nic = tools.ports.next_left() => clean_left(&tools, &nic).await,
             _ = rounds.tick() => clean_up(&tools, &mut quarantine).await,
         }
     }
@@ -50,6 +50,18 @@ async fn finish_deletions(tools: &Tools) {
         if let Err(error) = finish_deletion(&tools.store, &tools.ports, &nic).await {
             tracing::error!(%nic, error = chain(&error), "record stays");
         }
+    }
+}
+
+/// What a detach has just left. Who holds its tap may not have been QEMU.
+async fn clean_left(tools: &Tools, nic: &NicId) {
+    match tools.ports.list().await {
+        Ok(found) => {
+            if let Some(port) = found.iter().find(|port| port.nic == *nic) {
+                remove_unless_held(tools, port).await;
+            }
+        }
+        Err(error) => tracing::warn!(%nic, error = chain(&error), "ports not listed"),
     }
 }
 
@@ -73,10 +85,9 @@ async fn clean_ports(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
                 since.elapsed() >= tools.patience.quarantine
             }
         };
-        // A tap is not taken from under a process that still uses it.
-        if due && port.holder == Holder::Nobody {
+        if due {
             tracing::info!(nic = %port.nic, "removing a port that is left over");
-            remove(tools, &port.nic).await;
+            remove_unless_held(tools, &port).await;
         } else {
             isolate(tools, &port.nic).await;
         }
@@ -99,6 +110,14 @@ fn owner(tools: &Tools, nic: &NicId) -> Owner {
         Some(record) if record.placement.is_some() => Owner::Placed,
         Some(_) => Owner::Nowhere,
         None => Owner::Nobody,
+    }
+}
+
+/// A tap is not taken from under a process that still uses it.
+async fn remove_unless_held(tools: &Tools, port: &PortView) {
+    match port.holder {
+        Holder::Nobody => remove(tools, &port.nic).await,
+        Holder::Somebody => isolate(tools, &port.nic).await,
     }
 }
 

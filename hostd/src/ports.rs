@@ -10,10 +10,12 @@
 //! milliseconds to remove, and nobody has to wait for that but the next attach of the same NIC.
 //! Only a port whose NIC has no place is ever removed, and that is looked at after the removal has
 //! been announced: a NIC is given its place before its worker looks for announcements, so one of
-//! the two sees the other.
+//! the two sees the other. The announcement stands until the kernel has really ended, even if
+//! nobody waits for that any more; meanwhile the port is neither made nor removed once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nic_model::{NetworkName, NicId};
 use port::{IsolatePortError, ListPortsError, PortProvider, PortView, RemovePortError};
@@ -24,6 +26,14 @@ use crate::store::Store;
 
 /// What failpoints call the removal of a port.
 const REMOVAL: (&str, &str) = ("detach", "remove-port");
+
+/// How long a removal under way is waited for; the kernel needs 15 ms for a link, more when busy.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A port that is not touched because the kernel has yet to end what it was asked for before.
+#[derive(Debug, thiserror::Error)]
+#[error("the port of {0} is still being removed after {DEADLINE:?}")]
+pub struct StillBeingRemoved(NicId);
 
 /// The providers of this host, and the ports that are on their way out.
 #[derive(Default)]
@@ -36,15 +46,15 @@ pub struct HostPorts {
 }
 
 /// A port that nobody makes meanwhile.
-struct Claim<'a> {
-    nic: &'a NicId,
-    claimed: &'a watch::Sender<BTreeSet<NicId>>,
+struct Claim {
+    nic: NicId,
+    claimed: watch::Sender<BTreeSet<NicId>>,
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.claimed.send_modify(|claimed| {
-            claimed.remove(self.nic);
+            claimed.remove(&self.nic);
         });
     }
 }
@@ -102,21 +112,34 @@ impl HostPorts {
     }
 
     /// Waits until nobody removes the port of a NIC, which has a place: nobody will begin to.
-    pub async fn until_settled(&self, nic: &NicId) {
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn until_settled(&self, nic: &NicId) -> Result<(), StillBeingRemoved> {
         let mut claimed = self.claimed.subscribe();
-        drop(claimed.wait_for(|claimed| !claimed.contains(nic)).await);
+        let settled = claimed.wait_for(|claimed| !claimed.contains(nic));
+        let waited = tokio::time::timeout(DEADLINE, settled).await;
+        // Never an error of the channel: the other end is in `self`.
+        waited
+            .map(drop)
+            .map_err(|_elapsed| StillBeingRemoved(nic.clone()))
     }
 
     /// Removes the port of a NIC, unless the NIC has a place.
     ///
     /// # Errors
-    /// When the kernel refuses; a part of the port is still there then.
+    /// When the kernel refuses or takes too long; a part of the port is still there then.
     pub async fn remove(&self, store: &Store, nic: &NicId) -> Result<(), RemovePortError> {
-        let Some((_claim, provider)) = self.claim(store, nic).await else {
+        let claimed = self.claim(store, nic).await;
+        let claimed = claimed.map_err(|still| RemovePortError {
+            nic: nic.clone(),
+            cause: still.into(),
+        })?;
+        let Some((claim, provider)) = claimed else {
             return Ok(());
         };
         failpoint::hit(REMOVAL.0, REMOVAL.1, Side::Before);
-        provider.remove(nic).await?;
+        provider.remove(nic, Box::new(claim)).await?;
         failpoint::hit(REMOVAL.0, REMOVAL.1, Side::After);
         Ok(())
     }
@@ -124,39 +147,44 @@ impl HostPorts {
     /// Cuts off the port of a NIC, unless the NIC has a place.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel refuses, or is still removing the port.
     pub async fn isolate(&self, store: &Store, nic: &NicId) -> Result<(), IsolatePortError> {
         match self.claim(store, nic).await {
-            Some((_claim, provider)) => provider.isolate(nic).await,
-            None => Ok(()),
+            Ok(Some((_claim, provider))) => provider.isolate(nic).await,
+            Ok(None) => Ok(()),
+            Err(still) => Err(IsolatePortError {
+                nic: nic.clone(),
+                cause: still.into(),
+            }),
         }
     }
 
     /// The right to touch the port of a NIC that has no place, and who does it. Every provider
     /// cuts off and removes by name, so one of them stands in for a network that is unknown.
-    async fn claim<'a>(
-        &'a self,
+    async fn claim(
+        &self,
         store: &Store,
-        nic: &'a NicId,
-    ) -> Option<(Claim<'a>, &'a Arc<dyn PortProvider>)> {
+        nic: &NicId,
+    ) -> Result<Option<(Claim, &Arc<dyn PortProvider>)>, StillBeingRemoved> {
         while !self
             .claimed
             .send_if_modified(|claimed| claimed.insert(nic.clone()))
         {
-            self.until_settled(nic).await;
+            self.until_settled(nic).await?;
         }
         let claim = Claim {
-            nic,
-            claimed: &self.claimed,
+            nic: nic.clone(),
+            claimed: self.claimed.clone(),
         };
         let record = store.nic(nic);
         if record
             .as_ref()
             .is_some_and(|record| record.placement.is_some())
         {
-            return None;
+            return Ok(None);
         }
         let own = record.and_then(|record| self.of(&record.network));
-        Some((claim, own.or_else(|| self.networks.values().next())?))
+        let provider = own.or_else(|| self.networks.values().next());
+        Ok(provider.map(|provider| (claim, provider)))
     }
 }

@@ -16,7 +16,7 @@ use nic_model::{LinkName, NicId};
 use crate::host::{During, Failure, FoundTap, Host, Origin};
 use crate::{
     Cause, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec, PortView,
-    RemovePortError,
+    RemovalClaim, RemovePortError,
 };
 
 const SECURED: BridgePortFlags = BridgePortFlags {
@@ -167,8 +167,8 @@ impl BridgePorts {
     }
 
     async fn cut_off(&self, nic: &NicId) -> Result<(), Cause> {
-        let tap = self.host.stop(nic).await?;
-        self.host.leave(tap).await
+        let stopped = self.host.stop(nic).await?;
+        self.host.leave(stopped.tap.as_ref()).await
     }
 }
 
@@ -196,8 +196,8 @@ impl PortProvider for BridgePorts {
         })
     }
 
-    async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError> {
-        let done = self.host.remove(nic).await;
+    async fn remove(&self, nic: &NicId, claim: RemovalClaim) -> Result<(), RemovePortError> {
+        let done = self.host.remove(nic, claim).await;
         done.map_err(|cause| RemovePortError {
             nic: nic.clone(),
             cause,

@@ -65,6 +65,13 @@ pub(crate) struct FoundTap {
     pub(crate) origin: Origin,
 }
 
+/// What there is of a port that has been stopped.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) tap: Option<LinkView>,
+    pub(crate) ifb: Option<LinkView>,
+}
+
 /// Whether an object was there before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -288,7 +295,7 @@ impl Host {
 
     /// Stops all frames of a port at once. The intermediate device goes down before the tap leaves
     /// its network: what it still has queued would arrive at a tap of the host's own then.
-    pub(crate) async fn stop(&self, nic: &NicId) -> Result<Option<LinkView>, Cause> {
+    pub(crate) async fn stop(&self, nic: &NicId) -> Result<Stopped, Cause> {
         let tap = self
             .netlink
             .link_by_name(&link_name(nic.tap_name()))
@@ -303,11 +310,11 @@ impl Host {
                 done => done?,
             }
         }
-        Ok(tap)
+        Ok(Stopped { tap, ifb })
     }
 
     /// Takes the tap out of whatever it is part of; that it is gone is fine.
-    pub(crate) async fn leave(&self, tap: Option<LinkView>) -> Result<(), Cause> {
+    pub(crate) async fn leave(&self, tap: Option<&LinkView>) -> Result<(), Cause> {
         let Some(tap) = tap.filter(|tap| tap.master.is_some()) else {
             return Ok(());
         };
@@ -317,12 +324,20 @@ impl Host {
         }
     }
 
-    /// Everything of a port, in the order of [`crate`]. What is gone already is fine.
-    pub(crate) async fn remove(&self, nic: &NicId) -> Result<(), Cause> {
-        let tap = self.stop(nic).await?;
-        self.leave(tap).await?;
-        let names = [nic.tap_name(), nic.ifb_name()].map(link_name);
-        Ok(remove_links(&self.netns, names.to_vec()).await?)
+    /// Everything of a port, in the order of [`crate`]. What is gone already is fine. `claim` is
+    /// dropped when nothing more is going to be removed.
+    pub(crate) async fn remove<C: Send + 'static>(
+        &self,
+        nic: &NicId,
+        claim: C,
+    ) -> Result<(), Cause> {
+        let Stopped { tap, ifb } = self.stop(nic).await?;
+        self.leave(tap.as_ref()).await?;
+        let links: Vec<_> = tap.into_iter().chain(ifb).collect();
+        if links.is_empty() {
+            return Ok(());
+        }
+        Ok(remove_links(&self.netns, links, claim).await?)
     }
 
     async fn delete(&self, name: String) -> Result<(), Cause> {
@@ -338,7 +353,7 @@ impl Host {
         if origin == Origin::Found {
             return;
         }
-        if let Err(error) = self.remove(nic).await {
+        if let Err(error) = self.remove(nic, ()).await {
             tracing::warn!(%nic, %error, "a port that could not be made is still there in part");
         }
     }

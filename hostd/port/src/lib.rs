@@ -34,8 +34,9 @@ pub trait PortProvider: Send + Sync + 'static {
     /// Cuts the port off from its network at once; no port is fine too.
     async fn isolate(&self, nic: &NicId) -> Result<(), IsolatePortError>;
 
-    /// Removes every object of the port; what is gone already is fine.
-    async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError>;
+    /// Removes every object of the port; what is gone already is fine. It may go on after this has
+    /// failed or is waited for no more: `claim` tells when nothing more is going to be removed.
+    async fn remove(&self, nic: &NicId, claim: RemovalClaim) -> Result<(), RemovePortError>;
 
     /// The bridge that its ports belong in; `None` where wiring them is the operator's business.
     fn bridge(&self) -> Option<&LinkName>;
@@ -43,6 +44,9 @@ pub trait PortProvider: Send + Sync + 'static {
     /// Every port of ours that has any object on this host, of this network or not.
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError>;
 }
+
+/// Whatever keeps others from making a port while it is removed: dropped when that has ended.
+pub type RemovalClaim = Box<dyn Send>;
 
 /// A port as it is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use nic_model::{LinkName, NicId};
 use crate::host::{During, Failure, FoundTap, Host};
 use crate::{
     IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec, PortView,
-    RemovePortError,
+    RemovalClaim, RemovePortError,
 };
 
 /// Ports that are taps and nothing else.
@@ -64,8 +64,8 @@ impl PortProvider for TapPorts {
         })
     }
 
-    async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError> {
-        let done = self.host.remove(nic).await;
+    async fn remove(&self, nic: &NicId, claim: RemovalClaim) -> Result<(), RemovePortError> {
+        let done = self.host.remove(nic, claim).await;
         done.map_err(|cause| RemovePortError {
             nic: nic.clone(),
             cause,

@@ -110,7 +110,9 @@ impl VmWorker {
         if let Some(progress) = self.nics.get_mut(&record.id) {
             progress.unplugged_port = None;
         }
-        self.tools.ports.until_settled(&record.id).await;
+        if let Err(error) = self.tools.ports.until_settled(&record.id).await {
+            return Outcome::Unclear(chain(&error));
+        }
         match ports.make(&spec).await {
             Ok(port) => {
                 if let Some(progress) = self.nics.get_mut(&record.id) {
@@ -287,6 +289,8 @@ impl VmWorker {
             .filter(|record| record.state == NicState::InUse);
         for record in in_use {
             let seen = self.port_seen(&found, record);
+            // A VM that has just ended has let go of its tap too: that is to be seen first.
+            self.stale |= seen == PortSeen::Absent;
             if let Some(progress) = self.nics.get_mut(&record.id) {
                 progress.port = seen;
             }
@@ -294,11 +298,16 @@ impl VmWorker {
     }
 
     /// What is there of a NIC's port among those `found`. A tap without a holder has yet to be
-    /// plugged, for which it is made again: that opens the queues to be passed.
+    /// plugged, for which it is made again: that opens the queues to be passed. One of a NIC in use
+    /// is not what its device is connected to: the device's own was removed.
     fn port_seen(&self, found: &[PortView], record: &NicRecord) -> PortSeen {
         let Some(port) = found.iter().find(|port| port.nic == record.id) else {
             return PortSeen::Absent;
         };
+        let connected = port.tap.is_some() && port.holder == Holder::Somebody;
+        if record.state == NicState::InUse && !connected {
+            return PortSeen::Absent;
+        }
         if port.tap.is_none() || port.admin == AdminState::Down {
             return PortSeen::Isolated;
         }

@@ -29,13 +29,17 @@ fn look_off(world: &World, nic: &NicId, looks: Looks) {
 }
 
 fn switch_off(world: &World) {
+    end_unnoticed(world);
+    world.hypervisor.tell(&vm("vm1"), EventKind::Power);
+}
+
+fn end_unnoticed(world: &World) {
     world.hypervisor.change_hardware(&vm("vm1"), |hardware| {
         hardware.power = PowerState::Off;
         hardware.run = None;
         hardware.slots.clear();
         hardware.nics.clear();
     });
-    world.hypervisor.tell(&vm("vm1"), EventKind::Power);
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,6 +63,46 @@ async fn a_nic_in_use_stays_so_while_a_process_holds_its_tap() {
         assert_eq!(failure.code, "vm_stopped", "{looks:?}");
         world.assert_gone(&nic).await;
     }
+}
+
+/// What somebody with `ip link` can do to the tap of a NIC in use that is not a port's absence.
+#[derive(Debug, Clone, Copy)]
+enum Lost {
+    TapAlone,
+    ToAnotherTap,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nic_in_use_whose_device_has_lost_its_tap_is_cleaned_up() {
+    for lost in [Lost::TapAlone, Lost::ToAnotherTap] {
+        let world = World::start().await;
+        let nic = world.attached("vm1").await;
+
+        match lost {
+            Lost::TapAlone => world.ports.take_tap_away(&nic),
+            Lost::ToAnotherTap => world.ports.replace_tap(&nic),
+        }
+        world.until_state(&nic, NicState::Available).await;
+
+        let failure = world.record(&nic).last_failure.unwrap();
+        assert_eq!(failure.code, "port_removed", "{lost:?}");
+        world.assert_gone(&nic).await;
+        world.attach(&nic, "vm1", "netns:c2").await.unwrap();
+        world.assert_plugged(&nic, "vm1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_has_ended_unnoticed_is_not_taken_for_one_that_lost_its_tap() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+
+    world.ports.replace_tap(&nic);
+    end_unnoticed(&world);
+    world.until_state(&nic, NicState::Available).await;
+
+    let failure = world.record(&nic).last_failure.unwrap();
+    assert_eq!(failure.code, "vm_stopped");
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,6 +61,44 @@ async fn an_attach_waits_for_the_removal_that_is_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removal_that_the_kernel_has_yet_to_end_keeps_its_claim() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+    world.ports.begin_overrunning();
+    world.detach(&nic).await.unwrap();
+    // tidy: sleep because paused time passes at once
+    tokio::time::sleep(A_ROUND * 3).await;
+    let begun = world.ports.overrun_count();
+
+    world.begin_attach(&nic, "vm1", "netns:c2").await;
+    // tidy: sleep because paused time passes at once
+    tokio::time::sleep(A_ROUND).await;
+    let before = world.stage.last_port_deed(&nic);
+    world.ports.end_overrunning();
+    world.until_state(&nic, NicState::InUse).await;
+
+    assert_eq!(begun, 1);
+    assert_eq!(before, Some(Deed::PortIsolated));
+    world.assert_plugged(&nic, "vm1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_detach_leaves_is_not_removed_while_a_process_holds_it() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+    world.ports.hold(&nic, Holder::Somebody);
+
+    world.detach(&nic).await.unwrap();
+    // tidy: sleep because paused time passes at once
+    tokio::time::sleep(A_ROUND).await;
+    let while_held = world.ports.admin(&nic);
+    world.ports.hold(&nic, Holder::Nobody);
+
+    assert_eq!(while_held, Some(AdminState::Down));
+    world.assert_gone(&nic).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removal_whose_turn_comes_after_the_next_attach_is_dropped() {
     let (world, first) = detached_with_removal_under_way().await;
     let second = world.attached("vm1").await;

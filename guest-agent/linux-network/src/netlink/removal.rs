@@ -4,18 +4,26 @@
 //! 15 ms (an RCU barrier, `netdev_run_todo` in net/core/dev.c; measured on Linux 6.18). On a shared
 //! connection every later request would wait with it, on a thread of the runtime every task there.
 //! Hence a thread and a socket of its own.
+//!
+//! ```text
+//!   remove_links(links, claim) ──► thread: delete, delete, … ──► claim dropped
+//!        │                                                          ▲
+//!        └─ deadline passed, or nobody waits any more: it goes on ──┘
+//! ```
+//!
+//! Deleted is what has the index that was seen, which the kernel does not give to another link
+//! (`dev_new_index` in net/core/dev.c counts up): one made meanwhile under the same name stays.
 
 use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use nic_model::LinkName;
-
+use super::link_view::{LinkIndex, LinkView};
 use super::{raw_socket, refusal};
 use crate::error::{Errno, NetlinkError};
 use crate::netns::{Netns, RunInNetnsError};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
 
 /// For all links of one call together; the kernel needs 15 ms for each, more when it is busy.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -30,7 +38,7 @@ pub enum RemoveLinksError {
     #[error("failed to ask for the deletion of link {name}")]
     System {
         /// Which.
-        name: LinkName,
+        name: String,
         /// Why.
         #[source]
         cause: io::Error,
@@ -39,24 +47,30 @@ pub enum RemoveLinksError {
     #[error("failed to delete link {name}")]
     Refused {
         /// Which.
-        name: LinkName,
+        name: String,
         /// Why.
         #[source]
         cause: NetlinkError,
     },
-    /// It takes too long; it may still come about.
+    /// It takes too long; it may still come about, and until then the claim is held.
     #[error("links were not deleted within {DEADLINE:?}")]
     Deadline,
 }
 
-/// Deletes the links of these names in `netns`, one after the other; one that does not exist is
-/// fine.
+/// Deletes these links of `netns`, one after the other; one that does not exist any more is fine.
+/// `claim` is dropped when nothing more is going to be deleted, which may be after the deadline.
 ///
 /// # Errors
 /// See [`RemoveLinksError`]; links after the one that failed are still there.
-pub async fn remove_links(netns: &Netns, names: Vec<LinkName>) -> Result<(), RemoveLinksError> {
+pub async fn remove_links<C: Send + 'static>(
+    netns: &Netns,
+    links: Vec<LinkView>,
+    claim: C,
+) -> Result<(), RemoveLinksError> {
     let removal = netns.run("remove-links", move || {
-        names.into_iter().try_for_each(remove_here)
+        let outcome = links.into_iter().try_for_each(remove_here);
+        drop(claim);
+        outcome
     });
     match tokio::time::timeout(DEADLINE, removal).await {
         Ok(outcome) => outcome.map_err(RemoveLinksError::Namespace)?,
@@ -64,8 +78,9 @@ pub async fn remove_links(netns: &Netns, names: Vec<LinkName>) -> Result<(), Rem
     }
 }
 
-fn remove_here(name: LinkName) -> Result<(), RemoveLinksError> {
-    match ask(&name) {
+fn remove_here(link: LinkView) -> Result<(), RemoveLinksError> {
+    let name = link.name;
+    match ask(link.index) {
         Ok(Err(error)) if error.errno() == Some(Errno::NODEV) => Ok(()),
         Ok(Err(cause)) => Err(RemoveLinksError::Refused { name, cause }),
         Ok(Ok(())) => Ok(()),
@@ -73,9 +88,9 @@ fn remove_here(name: LinkName) -> Result<(), RemoveLinksError> {
     }
 }
 
-fn ask(name: &LinkName) -> io::Result<Result<(), NetlinkError>> {
+fn ask(index: LinkIndex) -> io::Result<Result<(), NetlinkError>> {
     let mut link = LinkMessage::default();
-    link.attributes = vec![LinkAttribute::IfName(name.to_string())];
+    link.header.index = index.0;
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::DelLink(link));
     request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
     request.finalize();

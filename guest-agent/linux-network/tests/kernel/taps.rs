@@ -24,6 +24,12 @@ async fn link(netlink: &Netlink) -> LinkView {
     netlink.link_by_name(&name()).await.unwrap().unwrap()
 }
 
+async fn links_named(netlink: &Netlink, names: &[&str]) -> Vec<LinkView> {
+    let mut links = netlink.links().await.unwrap();
+    links.retain(|link| names.contains(&link.name.as_str()));
+    links
+}
+
 #[tokio::test]
 async fn the_far_end_of_a_tap_is_there_while_a_queue_is_held_whether_it_is_up_or_down() {
     for queues in [1, 3] {
@@ -74,9 +80,11 @@ async fn removed_links_are_gone_and_those_that_never_were_are_no_failure() {
     drop(tap::attach(&netns, spec(1)).await.unwrap());
     ip(&netns, "link add ifb7 type ifb").await;
     ip(&netns, "link add other type ifb").await;
-    let names = ["tap0", "absent", "ifb7"].map(|name| name.parse().unwrap());
+    ip(&netns, "link add absent type ifb").await;
+    let doomed = links_named(&netlink, &["tap0", "absent", "ifb7"]).await;
+    ip(&netns, "link delete absent").await;
 
-    remove_links(&netns, names.to_vec()).await.unwrap();
+    remove_links(&netns, doomed, ()).await.unwrap();
 
     let links = netlink.links().await.unwrap();
     let left: Vec<_> = links.iter().map(|link| link.name.as_str()).collect();
@@ -84,10 +92,44 @@ async fn removed_links_are_gone_and_those_that_never_were_are_no_failure() {
 }
 
 #[tokio::test]
+async fn a_link_made_under_the_name_of_a_removed_one_stays() {
+    let netns = Netns::unnamed().unwrap();
+    let netlink = Netlink::connect(&netns).await.unwrap();
+    ip(&netns, "link add ifb7 type ifb").await;
+    let old = links_named(&netlink, &["ifb7"]).await;
+    ip(&netns, "link delete ifb7").await;
+    ip(&netns, "link add ifb7 type ifb").await;
+
+    remove_links(&netns, old, ()).await.unwrap();
+
+    assert_eq!(links_named(&netlink, &["ifb7"]).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_is_held_until_the_links_are_gone_though_nobody_waits() {
+    let netns = Netns::unnamed().unwrap();
+    let netlink = Netlink::connect(&netns).await.unwrap();
+    ip(&netns, "link add ifb7 type ifb").await;
+    ip(&netns, "link add ifb8 type ifb").await;
+    let doomed = links_named(&netlink, &["ifb7", "ifb8"]).await;
+    let (claim, dropped) = tokio::sync::oneshot::channel::<()>();
+
+    {
+        let mut removal = std::pin::pin!(remove_links(&netns, doomed, claim));
+        assert!(futures::poll!(&mut removal).is_pending());
+    }
+    dropped.await.unwrap_err();
+
+    assert!(links_named(&netlink, &["ifb7", "ifb8"]).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_link_that_cannot_be_removed_is_named() {
     let netns = Netns::unnamed().unwrap();
+    let netlink = Netlink::connect(&netns).await.unwrap();
+    let loopback = links_named(&netlink, &["lo"]).await;
 
-    let refused = remove_links(&netns, vec!["lo".parse().unwrap()]).await;
+    let refused = remove_links(&netns, loopback, ()).await;
 
     assert_eq!(refused.unwrap_err().to_string(), "failed to delete link lo");
 }

@@ -161,7 +161,13 @@ async fn no_ipv6_address_ever_appears_while_twenty_ports_come_and_go() {
         ours.push(index(&netns, &spec.nic.ifb_name()).await);
     }
     drop(made);
-    for removed in join_all(specs.iter().map(|spec| ports.remove(&spec.nic))).await {
+    for removed in join_all(
+        specs
+            .iter()
+            .map(|spec| ports.remove(&spec.nic, Box::new(()))),
+    )
+    .await
+    {
         removed.unwrap();
     }
 
@@ -264,8 +270,8 @@ async fn a_removed_port_leaves_nothing_and_can_be_removed_and_made_again() {
         for _ in 0..2 {
             let _port = ports.make(&spec).await.unwrap();
 
-            ports.remove(&spec.nic).await.unwrap();
-            ports.remove(&spec.nic).await.unwrap();
+            ports.remove(&spec.nic, Box::new(())).await.unwrap();
+            ports.remove(&spec.nic, Box::new(())).await.unwrap();
 
             assert_eq!(links(&netns).await, ["br0"]);
             assert_eq!(
@@ -317,7 +323,7 @@ async fn a_tap_outlives_its_holder_and_is_passed_on_to_the_next_one() {
             (view.bridge.as_deref(), view.admin, view.holder),
             (Some("br0"), AdminState::Up, Holder::Somebody)
         );
-        ports.remove(&spec.nic).await.unwrap();
+        ports.remove(&spec.nic, Box::new(())).await.unwrap();
     }
 }
 
@@ -460,7 +466,7 @@ async fn a_plain_tap_is_left_in_the_network_its_operator_put_it_in() {
         "{made}"
     );
     assert!(made.contains("addrgenmode none"), "{made}");
-    ports.remove(&spec.nic).await.unwrap();
+    ports.remove(&spec.nic, Box::new(())).await.unwrap();
     assert_eq!(links(&netns).await, ["br0"]);
     drop(port);
 }

@@ -11,7 +11,7 @@ use journal::{Batch, CommitError, Journal, LoadError, MemoryJournal, Row};
 use nic_model::{LinkName, NicId};
 use port::{
     AdminState, Holder, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider,
-    PortSpec, PortView, RemovePortError, TapAccess,
+    PortSpec, PortView, RemovalClaim, RemovePortError, TapAccess,
 };
 use tokio::sync::Semaphore;
 
@@ -23,6 +23,7 @@ const UP: ScriptedPort = ScriptedPort {
     admin: AdminState::Up,
     bridged: Bridged::InPlace,
     holder: Holder::Nobody,
+    tap: ScriptedTap::Whole,
 };
 
 /// See the module.
@@ -35,6 +36,8 @@ pub(crate) struct ScriptedPorts {
     specs: Mutex<BTreeMap<NicId, PortSpec>>,
     /// Each removal takes one permit.
     pub(crate) removals: Semaphore,
+    /// Removals that the kernel has yet to end, where it takes longer than anybody waits.
+    overrun: Mutex<Option<Vec<(NicId, RemovalClaim)>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,17 @@ struct ScriptedPort {
     bridged: Bridged,
     /// A process that no hypervisor knows of.
     holder: Holder,
+    tap: ScriptedTap,
+}
+
+/// What became of a tap that a device was connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ScriptedTap {
+    Whole,
+    /// Gone, and the intermediate device is left.
+    Gone,
+    /// Another of the same name, which no device is connected to.
+    Another,
 }
 
 /// Where a tap is.
@@ -61,6 +75,27 @@ impl ScriptedPorts {
             ports: Mutex::default(),
             specs: Mutex::default(),
             removals: Semaphore::new(Semaphore::MAX_PERMITS),
+            overrun: Mutex::default(),
+        }
+    }
+
+    /// From now on the kernel takes longer for a removal than anybody waits.
+    pub(crate) fn begin_overrunning(&self) {
+        *self.overrun() = Some(Vec::new());
+    }
+
+    /// How many removals the kernel has begun and not ended.
+    pub(crate) fn overrun_count(&self) -> usize {
+        self.overrun().as_ref().map_or(0, Vec::len)
+    }
+
+    /// The kernel ends what it has begun.
+    pub(crate) fn end_overrunning(&self) {
+        let ended = self.overrun().take();
+        for (nic, claim) in ended.into_iter().flatten() {
+            self.lock().remove(&nic);
+            self.stage.note(&nic, Deed::PortRemoved);
+            drop(claim);
         }
     }
 
@@ -82,6 +117,18 @@ impl ScriptedPorts {
     /// Removes a port as somebody with `ip link delete` would.
     pub(crate) fn take_away(&self, nic: &NicId) {
         self.lock().remove(nic);
+        self.stage.note(nic, Deed::PortLost);
+    }
+
+    /// Removes a tap alone as somebody with `ip link delete` would.
+    pub(crate) fn take_tap_away(&self, nic: &NicId) {
+        self.change(nic, |port| port.tap = ScriptedTap::Gone);
+        self.stage.note(nic, Deed::PortLost);
+    }
+
+    /// Puts another tap in the place of a tap, in its bridge and up.
+    pub(crate) fn replace_tap(&self, nic: &NicId) {
+        self.change(nic, |port| port.tap = ScriptedTap::Another);
         self.stage.note(nic, Deed::PortLost);
     }
 
@@ -109,11 +156,15 @@ impl ScriptedPorts {
     }
 
     fn holder(&self, nic: &NicId, port: ScriptedPort) -> Holder {
-        if self.hypervisor.uses(nic) {
+        if port.tap == ScriptedTap::Whole && self.hypervisor.uses(nic) {
             Holder::Somebody
         } else {
             port.holder
         }
+    }
+
+    fn overrun(&self) -> MutexGuard<'_, Option<Vec<(NicId, RemovalClaim)>>> {
+        self.overrun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NicId, ScriptedPort>> {
@@ -140,9 +191,14 @@ impl ScriptedPorts {
 impl PortProvider for ScriptedPorts {
     async fn make(&self, spec: &PortSpec) -> Result<Port, MakePortError> {
         let made = self.run(Call::MakePort, || {
+            let connected = self.hypervisor.uses(&spec.nic);
             let mut ports = self.lock();
             let port = ports.entry(spec.nic.clone()).or_insert(UP);
             (port.admin, port.bridged) = (UP.admin, UP.bridged);
+            port.tap = match port.tap {
+                ScriptedTap::Gone | ScriptedTap::Another if connected => ScriptedTap::Another,
+                ScriptedTap::Whole | ScriptedTap::Gone | ScriptedTap::Another => ScriptedTap::Whole,
+            };
             drop(ports);
             self.lock_specs().insert(spec.nic.clone(), spec.clone());
             self.stage.note(&spec.nic, Deed::PortMade);
@@ -169,7 +225,14 @@ impl PortProvider for ScriptedPorts {
         })
     }
 
-    async fn remove(&self, nic: &NicId) -> Result<(), RemovePortError> {
+    async fn remove(&self, nic: &NicId, claim: RemovalClaim) -> Result<(), RemovePortError> {
+        if let Some(overrun) = self.overrun().as_mut() {
+            overrun.push((nic.clone(), claim));
+            return Err(RemovePortError {
+                nic: nic.clone(),
+                cause: "it takes too long, for a test".into(),
+            });
+        }
         self.removals.acquire().await.unwrap().forget();
         let removed = self.run(Call::RemovePort, || {
             if self.hypervisor.uses(nic) {
@@ -192,8 +255,8 @@ impl PortProvider for ScriptedPorts {
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {
         let ports = self.lock().clone();
         let view = |(nic, port): (NicId, ScriptedPort)| PortView {
-            tap: Some(nic.tap_name()),
-            ifb: None,
+            tap: (port.tap != ScriptedTap::Gone).then(|| nic.tap_name()),
+            ifb: (port.tap == ScriptedTap::Gone).then(|| nic.ifb_name()),
             bridge: (port.bridged == Bridged::InPlace).then(|| self.bridge.to_string()),
             admin: port.admin,
             holder: self.holder(&nic, port),
