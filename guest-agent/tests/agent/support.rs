@@ -121,8 +121,7 @@ impl World {
     /// Bytes of events that the agent has not read yet in the guest, where only it listens.
     pub(crate) fn unread_link_events(&self) -> u64 {
         let sockets = self.run_in("guest", "cat", &["/proc/net/netlink"]);
-        // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode, net/netlink/af_netlink.c. Linux 6.18
-        // shows no drops.
+        // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode, net/netlink/af_netlink.c.
         let unread = sockets.lines().skip(1).map(|socket| {
             let unread = socket.split_ascii_whitespace().nth(4).unwrap();
             unread.parse::<u64>().unwrap()
