@@ -11,10 +11,11 @@ use nic_lifecycle::{
     Ledger, NewNic, NicRecord, NicState, Refusal, RefusalKind, RequestedAddressing,
     RequestedPlacement, Step,
 };
-use nic_model::{ClientToken, LinkName, MacAddr, NicId, TenantId, VmId};
+use nic_model::{BootId, ClientToken, LinkName, MacAddr, NicId, TenantId, VmId};
 use port::RemovePortError;
 use serde::Serialize;
 
+use crate::agent_link::AgentState;
 use crate::board::{Board, TimedStep};
 use crate::clock::unix_ms;
 use crate::daemon::VmRegistry;
@@ -103,7 +104,8 @@ impl Service {
         let fingerprint = fingerprint("create", None, &request);
         let id = NicId::from_random(rand::random());
         let token = token_use(ask, &tenant, &id, fingerprint);
-        let attach = request.attach.clone().map(placement_of_attach);
+        let attach = request.attach.clone();
+        let attach = attach.map(|attach| self.placement_of_attach(attach));
         let new = new_nic(id.clone(), tenant, request);
         let decide = |ledger: &Ledger| {
             let record = ledger.admit_create(new)?;
@@ -128,7 +130,7 @@ impl Service {
         request: AttachNic,
     ) -> Result<Answer, ServiceError> {
         let token = self.token_for(ask, nic, fingerprint("attach", Some(nic), &request))?;
-        let to = placement_of_attach(request);
+        let to = self.placement_of_attach(request);
         let decide = |ledger: &Ledger| ledger.admit_attach(mine(ledger, ask, nic)?, to, unix_ms());
         self.carry_out(ask, nic, token, decide).await
     }
@@ -149,9 +151,11 @@ impl Service {
             target,
             link_name,
         } = request;
+        let boot_id = self.boot_of(&vm);
         let to = move |record: &NicRecord| RequestedPlacement {
             vm,
             target,
+            boot_id,
             link_name: link_name
                 .or_else(|| record.placement.as_ref().map(|here| here.link_name.clone()))
                 .unwrap_or_else(default_link_name),
@@ -161,6 +165,26 @@ impl Service {
             ledger.admit_move(record, to(record), unix_ms())
         };
         self.carry_out(ask, nic, token, decide).await
+    }
+
+    fn placement_of_attach(&self, request: AttachNic) -> RequestedPlacement {
+        RequestedPlacement {
+            boot_id: self.boot_of(&request.vm),
+            vm: request.vm,
+            target: request.target,
+            link_name: request.link_name.unwrap_or_else(default_link_name),
+        }
+    }
+
+    fn boot_of(&self, vm: &VmId) -> Option<BootId> {
+        let state = self.vms.with(vm, |handle| Some(handle.agent.view().state));
+        match state? {
+            AgentState::Ready { boot_id, .. } => Some(boot_id),
+            AgentState::Absent
+            | AgentState::Connecting
+            | AgentState::Incompatible { .. }
+            | AgentState::Misbehaving { .. } => None,
+        }
     }
 
     /// Takes a NIC out of its VM.
@@ -383,14 +407,6 @@ fn default_link_name() -> LinkName {
     DEFAULT_LINK_NAME
         .parse()
         .expect("the constant is a valid name")
-}
-
-fn placement_of_attach(request: AttachNic) -> RequestedPlacement {
-    RequestedPlacement {
-        vm: request.vm,
-        target: request.target,
-        link_name: request.link_name.unwrap_or_else(default_link_name),
-    }
 }
 
 /// The fields of a place lie deeper in a request to create.

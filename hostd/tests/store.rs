@@ -129,6 +129,7 @@ fn admit_attach(ledger: &Ledger, number: u16) -> Result<NicRecord, Refusal> {
         vm: "vm1".parse().unwrap(),
         target: format!("netns:c{number}").parse().unwrap(),
         link_name: "eth0".parse().unwrap(),
+        boot_id: None,
     };
     ledger.admit_attach(ledger.nic(&nic_id(number)).unwrap(), to, 0)
 }
@@ -307,6 +308,7 @@ async fn on_a_full_disk_nothing_is_begun_and_everything_is_given_up() {
         vm: "vm1".parse().unwrap(),
         target: "netns:elsewhere".parse().unwrap(),
         link_name: "eth0".parse().unwrap(),
+        boot_id: None,
     };
     let refused = [
         store

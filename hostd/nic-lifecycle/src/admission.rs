@@ -2,9 +2,11 @@
 //! the reason why not. Nothing is changed here; the caller stores and journals the record in the
 //! same transaction, so that two requests can never both take the last place.
 
+use agent_protocol::KnownTarget;
 use nic_model::{
-    Addressing, BitRate, Direction, IpNet, LinkName, MacAddr, Mtu, NetworkName, NicId, PacketRate,
-    PowerState, RateLimits, Route, SlotId, SlotOccupant, Target, TenantId, VmHardware, VmId,
+    Addressing, BitRate, BootId, Direction, IpNet, LinkName, MacAddr, Mtu, NetworkName, NicId,
+    PacketRate, PowerState, RateLimits, Route, SlotId, SlotOccupant, Target, TenantId, VmHardware,
+    VmId,
 };
 
 use crate::ledger::Ledger;
@@ -61,6 +63,8 @@ pub struct RequestedPlacement {
     pub target: Target,
     /// Under which name.
     pub link_name: LinkName,
+    /// The boot of the guest that runs, as far as its agent has told.
+    pub boot_id: Option<BootId>,
 }
 
 impl Ledger {
@@ -90,7 +94,6 @@ impl Ledger {
             state: NicState::Available,
             generation: 0,
             placement: None,
-            bound_in: None,
             transit: None,
             last_failure: None,
             created_at_ms: new.now_ms,
@@ -247,10 +250,12 @@ impl Ledger {
             Some(place) => (place.slot.clone(), place.path.clone()),
             None => self.free_slot(&to.vm, class, hardware)?,
         };
+        let known_target = asked_in(&to);
         let placement = Placement {
             vm: to.vm,
             slot: slot.0,
             path: slot.1,
+            known_target,
             target: to.target,
             link_name: to.link_name,
         };
@@ -465,4 +470,11 @@ fn transition(record: &mut NicRecord, event: NicEvent, now_ms: u64) -> Result<()
             .at("id")
             .hint(hint)
     })
+}
+
+fn asked_in(to: &RequestedPlacement) -> Option<KnownTarget> {
+    match to.target {
+        Target::Pid { .. } => to.boot_id.map(|boot_id| KnownTarget::AskedIn { boot_id }),
+        Target::Netns { .. } => None,
+    }
 }

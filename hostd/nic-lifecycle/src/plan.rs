@@ -257,7 +257,7 @@ pub enum Step {
     Arrive,
     /// From the agent's sight of the link to its report that all is bound.
     Bind,
-    /// Out of the target.
+    /// Out of the container's use.
     Release,
     /// From the request to let go to the device's disappearance.
     GuestUnplug,

@@ -1,5 +1,6 @@
 //! What hostd remembers of a NIC: the intent and where it stands, written before anything is done.
 
+use agent_protocol::KnownTarget;
 use nic_model::{
     Addressing, LinkName, MacAddr, Mtu, NetworkName, NicId, PciPath, RateLimits, Route, SlotId,
     Target, TargetIdentity, TenantId, VmId,
@@ -36,10 +37,6 @@ pub struct NicRecord {
     pub generation: u64,
     /// Where it is, or is going, or is leaving.
     pub placement: Option<Placement>,
-    /// What its target was when it was bound in it, while the present generation lasts: a pid alone
-    /// would be another process's after a reboot of the guest.
-    #[serde(default)]
-    pub bound_in: Option<TargetIdentity>,
     /// The rest of a move.
     pub transit: Option<Transit>,
     /// Why the last attempt came to nothing.
@@ -63,6 +60,10 @@ pub struct Placement {
     pub target: Target,
     /// Under which name.
     pub link_name: LinkName,
+    /// What is known of a target that is a pid: the number alone would be another process's after a
+    /// reboot of the guest, also for a NIC that comes back here from a move that failed.
+    #[serde(default)]
+    pub known_target: Option<KnownTarget>,
 }
 
 /// The rest of a move: both places are reserved until it is over.
@@ -114,10 +115,18 @@ impl NicRecord {
             NicEvent::AttachAdmitted | NicEvent::MoveAdmitted | NicEvent::DeleteAdmitted => {}
         }
         if changes_the_goal(event) {
-            self.bound_in = None;
             self.generation += 1;
         }
         Ok(())
+    }
+
+    /// Notes in what the NIC was bound, where that says more than its target's name.
+    pub fn note_bound_in(&mut self, target: TargetIdentity) {
+        if let Some(here) = &mut self.placement
+            && matches!(here.target, Target::Pid { .. })
+        {
+            here.known_target = Some(KnownTarget::BoundIn { target });
+        }
     }
 
     /// Notes why the present attempt came to nothing.

@@ -47,7 +47,7 @@ pub enum NicEvent {
     MoveAdmitted,
     /// The device is gone although nobody asked us.
     Lost,
-    /// Nothing is left in the VM or on the host.
+    /// Nothing is left in the VM, and on the host nothing that passes frames.
     Detached,
     /// Nothing is left at the old place, and a new one is waiting.
     Relocated,

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_protocol::{Binding, Goal, KnownTarget, Phase, WantedNic};
+use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
-use nic_model::{NicId, Target};
+use nic_model::NicId;
 use port::{AdminState, Holder, PortProvider, PortSpec, PortView, TapAccess};
 use tokio::time::Instant;
 
@@ -457,10 +457,7 @@ fn wanted(record: &NicRecord) -> Option<WantedNic> {
         path: placement.path.clone(),
         mac: record.mac,
         goal,
-        known_target: record
-            .bound_in
-            .filter(|_| matches!(placement.target, Target::Pid { .. }))
-            .map(|target| KnownTarget::BoundIn { target }),
+        known_target: placement.known_target,
     })
 }
 

@@ -331,8 +331,8 @@ impl VmWorker {
                     current.fail(reason.code(), &reason.to_string(), unix_ms());
                 }
                 current.apply(event, unix_ms())?;
-                if event == NicEvent::Bound {
-                    current.bound_in = bound_in;
+                if let (NicEvent::Bound, Some(target)) = (event, bound_in) {
+                    current.note_bound_in(target);
                 }
                 Ok(())
             })
@@ -360,16 +360,17 @@ impl VmWorker {
             .step_done(&after.id, Some(&self.vm), step, took);
         self.tools.board.at_step(&after.id, None);
         let next_vm = after.placement.as_ref().map(|placement| &placement.vm);
-        if next_vm != Some(&self.vm) {
-            self.agent.forget(after.id.clone()).await;
-            self.nics.remove(&after.id);
+        if next_vm == Some(&self.vm) {
+            return;
         }
-        if next_vm.is_none() {
-            self.tools.ports.leave(after.id.clone());
+        // A VM that is not listed any more loses its worker once nothing is placed in it: whatever
+        // others wait for comes before the first await.
+        self.nics.remove(&after.id);
+        match next_vm {
+            None => self.tools.ports.leave(after.id.clone()),
+            Some(vm) => (self.wake_others)(vm),
         }
-        if let Some(vm) = next_vm.filter(|vm| **vm != self.vm) {
-            (self.wake_others)(vm);
-        }
+        self.agent.forget(after.id.clone()).await;
     }
 
     /// A change that is not durable yet takes no NIC away: it may come to nothing.
@@ -419,7 +420,9 @@ impl VmWorker {
     }
 
     fn lose_sight(&mut self, why: String, retry_after: Duration) {
-        tracing::warn!(vm = %self.vm, why, "cannot look");
+        if self.out_of_sight.as_ref() != Some(&why) {
+            tracing::warn!(vm = %self.vm, why, "cannot look");
+        }
         self.hardware = None;
         self.stale = true;
         self.tools

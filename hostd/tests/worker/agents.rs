@@ -4,34 +4,57 @@ use agent_protocol::KnownTarget;
 use nic_lifecycle::{Blocked, NicState};
 use tokio::time::Instant;
 
+use crate::support::guest::boot_id;
 use crate::support::stage::Deed;
-use crate::support::{PATIENCE, World, until_everybody_waits, vm};
+use crate::support::{PATIENCE, World, target, two_vms, until_everybody_waits, vm};
 
 #[tokio::test(start_paused = true)]
 async fn a_pid_is_declared_as_the_process_it_was_even_after_a_restart() {
     let mut world = World::start().await;
     let nic = world.create().await;
     world.attach(&nic, "vm1", "pid:42").await.unwrap();
-    let bound_in = world.record(&nic).bound_in.unwrap();
+    let known = world.record(&nic).placement.unwrap().known_target;
+    assert!(matches!(known, Some(KnownTarget::BoundIn { .. })));
 
     world.restart().await;
     world.until_agent_is_ready("vm1").await;
     until_everybody_waits().await;
 
     let declared = world.guest("vm1").wanted(&nic).unwrap();
-    let expected = KnownTarget::BoundIn { target: bound_in };
-    assert_eq!(declared.known_target, Some(expected));
+    assert_eq!(declared.known_target, known);
+}
+
+/// Between the caller's asking and the first binding, a hostd that restarts and a guest that reboots
+/// must not take the pid for one of the new boot.
+#[tokio::test(start_paused = true)]
+async fn a_pid_is_declared_as_of_the_boot_it_was_asked_in_even_after_a_restart() {
+    let mut world = World::start().await;
+    world.until_agent_is_ready("vm1").await;
+    let nic = world.create().await;
+
+    world.begin_attach(&nic, "vm1", "pid:42").await;
+    world.restart().await;
+
+    let known = world.record(&nic).placement.unwrap().known_target;
+    let boot_id = boot_id();
+    assert_eq!(known, Some(KnownTarget::AskedIn { boot_id }));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_pid_was_is_forgotten_with_its_attachment() {
-    let world = World::start().await;
+async fn a_nic_that_comes_back_from_a_failed_move_is_wanted_in_the_process_it_left() {
+    let world = World::with(two_vms()).await;
     let nic = world.create().await;
     world.attach(&nic, "vm1", "pid:42").await.unwrap();
+    let before = world.record(&nic).placement.unwrap();
+    world.guest("vm2").remove_container(&target("netns:gone"));
 
-    world.detach(&nic).await.unwrap();
+    world.relocate(&nic, "vm2", "netns:gone").await.unwrap_err();
 
-    assert_eq!(world.record(&nic).bound_in, None);
+    world.until_state(&nic, NicState::InUse).await;
+    assert!(before.known_target.is_some());
+    assert_eq!(world.record(&nic).placement.unwrap(), before);
+    let declared = world.guest("vm1").wanted(&nic).unwrap();
+    assert_eq!(declared.known_target, before.known_target);
 }
 
 #[tokio::test(start_paused = true)]

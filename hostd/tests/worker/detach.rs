@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::support::hypervisor::{Events, Kernel, LONGER_THAN_ANY_LOOK};
 use crate::support::stage::{Call, Deed, Effect, Fault, Times};
-use crate::support::{PATIENCE, Setup, World, failure_code, target, vm};
+use crate::support::{PATIENCE, Setup, World, failure_code, target, two_vms, vm};
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_container_degrades_its_nic_and_a_move_heals_it() {
@@ -289,11 +289,4 @@ async fn a_stray_device_that_cannot_be_cut_off_is_tried_again() {
 fn keeps_device(live: &hostd::board::LiveNic) -> bool {
     let reason = live.blocked.as_ref().map(|blocked| blocked.reason);
     reason == Some(Blocked::GuestKeepsDevice)
-}
-
-fn two_vms() -> Setup {
-    Setup {
-        vms: vec!["vm1", "vm2"],
-        ..Setup::default()
-    }
 }

@@ -98,6 +98,7 @@ pub(crate) fn place(vm: &str, number: u16) -> RequestedPlacement {
         vm: vm.parse().unwrap(),
         target: format!("netns:c{number}").parse().unwrap(),
         link_name: "eth0".parse().unwrap(),
+        boot_id: None,
     }
 }
 

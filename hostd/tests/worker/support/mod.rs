@@ -402,6 +402,13 @@ fn daemon(
     Daemon::over(vec![backend], tools)
 }
 
+pub(crate) fn two_vms() -> Setup {
+    Setup {
+        vms: vec!["vm1", "vm2"],
+        ..Setup::default()
+    }
+}
+
 /// Two hypervisors under one hostd, with VM `one` and VM `two`.
 pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
     let board = Arc::new(Board::default());

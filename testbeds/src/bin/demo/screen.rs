@@ -125,7 +125,7 @@ fn meaning(step: &str) -> &'static str {
         "guest-verify" => "the agent reads all of it back",
         "bind" => "the agent's steps together, as hostd saw them",
         "record" => "the outcome, written to disk",
-        "guest-release" => "out of the container, bare and down",
+        "guest-release" => "switched off, without addresses",
         "release" => "the same, as hostd saw it",
         "quiesce" => "no frame passes any more",
         "unplug" => "device_del, and once the guest has let go netdev_del",
