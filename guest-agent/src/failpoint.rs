@@ -1,8 +1,8 @@
 //! Named places at which a test can have the agent die as if by `kill -9`: around every step.
 //!
-//! Compiled in with the feature `failpoints` only; without it every call is empty. The name, such as
-//! `set-up.after`, is read at each passage from the file that `NICFERRY_FAILPOINT_FILE` names, so
-//! that an agent can be told while it runs. The process takes the file away, lest its next life
+//! Compiled in with the feature `failpoints` only; without it every call is empty. The name, such
+//! as `set-up.after`, is read at each passage from the file that `NICFERRY_FAILPOINT_FILE` names,
+//! so that an agent can be told while it runs. The process takes the file away, lest its next life
 //! end there too, and ends without unwinding, flushing or telling anybody.
 
 use agent_protocol::BindStep;

@@ -64,7 +64,8 @@ impl Drop for Watcher {
 }
 
 impl OpenTarget {
-    /// Opens `target` for the NIC of `wanted`, or says in the terms of the decisions why that cannot be.
+    /// Opens `target` for the NIC of `wanted`, or says in the terms of the decisions why that
+    /// cannot be.
     pub(crate) async fn open(
         target: &Target,
         wanted: &WantedNic,
@@ -157,8 +158,8 @@ fn process_started(pid: u32) -> Result<ProcessStart, TargetSight> {
     start_in_stat(&String::from_utf8_lossy(&stat)).ok_or(TargetSight::Gone)
 }
 
-/// Field 22 of proc_pid_stat(5). Field 2 is the program's name in parentheses, which may be cut amid
-/// a character and contain both spaces and parentheses, so fields are counted from the last one on.
+/// Field 22 of proc_pid_stat(5). Field 2 is the program's name in parentheses, which may be cut
+/// amid a character and contain spaces and parentheses, so fields are counted from the last one on.
 fn start_in_stat(stat: &str) -> Option<ProcessStart> {
     let (_, from_state) = stat.rsplit_once(')')?;
     let ticks = from_state.split_ascii_whitespace().nth(22 - 3)?;

@@ -94,8 +94,8 @@ pub struct TargetIdentity {
     pub process_started: Option<ProcessStart>,
 }
 
-/// When a process started, in clock ticks since the boot (`starttime` in proc_pid_stat(5)): together
-/// with its pid what tells it from every other process of that boot.
+/// When a process started, in clock ticks since the boot (`starttime` in proc_pid_stat(5)): with
+/// its pid, what tells it from every other process of that boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProcessStart(pub u64);

@@ -24,8 +24,8 @@ async fn a_pid_is_declared_as_the_process_it_was_even_after_a_restart() {
     assert_eq!(declared.known_target, known);
 }
 
-/// Between the caller's asking and the first binding, a hostd that restarts and a guest that reboots
-/// must not take the pid for one of the new boot.
+/// Between the caller's asking and the first binding, a hostd that restarts and a guest that
+/// reboots must not take the pid for one of the new boot.
 #[tokio::test(start_paused = true)]
 async fn a_pid_is_declared_as_of_the_boot_it_was_asked_in_even_after_a_restart() {
     let mut world = World::start().await;

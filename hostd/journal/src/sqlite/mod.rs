@@ -9,8 +9,9 @@
 //! ```
 //!
 //! One fsync costs the same for one batch or for a hundred, so under load the fsync's own duration
-//! gathers the next group. On a full disk batches that give things up have a reserve. SQLite and not a format of our own: operators can look into it with
-//! `sqlite3` while hostd runs, and its UNIQUE index is the last word on claims.
+//! gathers the next group. On a full disk batches that give things up have a reserve. SQLite and
+//! not a format of our own: operators can look into it with `sqlite3` while hostd runs,
+//! and its UNIQUE index is the last word on claims.
 
 mod lock;
 mod read;
