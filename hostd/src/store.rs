@@ -21,8 +21,8 @@ use nic_model::{ClientToken, NicId, TenantId, VmId};
 use tokio::sync::watch;
 
 use crate::board::Board;
-use crate::tokens::{Displaced, TokenBook};
-pub use crate::tokens::{TOKENS_PER_TENANT, TokenUse};
+use crate::tokens::{Inserted, TokenBook};
+pub use crate::tokens::{RememberedUse, TOKENS_PER_TENANT, TokenUse};
 
 /// Client tokens forgotten in one commit: so many that none piles up, so few that nobody waits.
 const FORGOTTEN_AT_ONCE: usize = 1024;
@@ -51,7 +51,7 @@ pub enum Admitted {
     /// It was admitted now, and is durable.
     Fresh(Box<NicRecord>),
     /// The same request had been admitted before.
-    Repeated(Box<TokenUse>),
+    Repeated(Box<RememberedUse>),
 }
 
 /// Why nothing was admitted.
@@ -220,7 +220,7 @@ impl Store {
         decide: impl FnOnce(&Ledger) -> Result<NicRecord, Refusal>,
     ) -> Result<Admitted, AdmitError> {
         let order = self.order_of(nic).lock().await;
-        let reserved = self.reserve(token.clone(), decide)?;
+        let reserved = self.reserve(token.map(RememberedUse::of), decide)?;
         let (record, undo) = match reserved {
             Reserved::Now { record, undo } => (record, undo),
             Reserved::Before(first) => {
@@ -230,11 +230,11 @@ impl Store {
         };
         let mut batch = Batch::default().put(nic_row(&record));
         batch = batch.in_room(room_for(&record));
-        if let Some(token) = &token {
-            batch = batch.put(token_row(token));
-        }
-        if let Some(displaced) = &undo.displaced {
-            batch = batch.remove(RowKind::Token, token_key(&displaced.used));
+        if let Some(Inserted { used, displaced }) = &undo.token {
+            batch = batch.put(token_row(used));
+            if let Some(displaced) = displaced {
+                batch = batch.remove(RowKind::Token, displaced.key());
+            }
         }
         match self.commit(batch).await {
             Ok(()) => {
@@ -243,7 +243,7 @@ impl Store {
                 Ok(Admitted::Fresh(record))
             }
             Err(cause) => {
-                self.give_back(nic, *undo, token);
+                self.give_back(nic, *undo);
                 Err(AdmitError::Journal(cause))
             }
         }
@@ -251,18 +251,18 @@ impl Store {
 
     fn reserve(
         &self,
-        token: Option<TokenUse>,
+        token: Option<RememberedUse>,
         decide: impl FnOnce(&Ledger) -> Result<NicRecord, Refusal>,
     ) -> Result<Reserved, AdmitError> {
         let mut books = self.books();
         if let Some(token) = &token {
-            match books.tokens.get(&token.tenant, &token.token) {
-                Some(used) if used.request == token.request => {
+            match books.tokens.before(token) {
+                Some(used) if used.is_of_request(token) => {
                     return Ok(Reserved::Before(Box::new(used.clone())));
                 }
                 Some(_) => {
                     return Err(AdmitError::TokenReused {
-                        token: token.token.clone(),
+                        token: token.token().clone(),
                     });
                 }
                 None => {}
@@ -270,7 +270,7 @@ impl Store {
         }
         let record = decide(&books.ledger)?;
         let undo = Undo {
-            displaced: token.and_then(|token| books.tokens.insert(token)),
+            token: token.map(|token| books.tokens.insert(token)),
             before: books.ledger.put(record.clone()),
         };
         books.pending.insert(record.id.clone());
@@ -281,17 +281,17 @@ impl Store {
     }
 
     /// Whoever made the reservation holds the NIC's order lock until it is durable.
-    async fn wait_until_durable(&self, used: Box<TokenUse>) -> Box<TokenUse> {
+    async fn wait_until_durable(&self, used: Box<RememberedUse>) -> Box<RememberedUse> {
         drop(self.order_of(&used.nic).lock().await);
         used
     }
 
-    fn give_back(&self, nic: &NicId, undo: Undo, token: Option<TokenUse>) {
+    fn give_back(&self, nic: &NicId, undo: Undo) {
         let mut books = self.books();
         books.pending.remove(nic);
         self.replace(&mut books, nic, undo.before);
-        if let Some(token) = token {
-            books.tokens.give_back(&token, undo.displaced);
+        if let Some(inserted) = undo.token {
+            books.tokens.give_back(inserted);
         }
     }
 
@@ -374,7 +374,7 @@ impl Store {
             return Ok(0);
         }
         let batch = expired.iter().fold(Batch::default(), |batch, used| {
-            batch.remove(RowKind::Token, token_key(used))
+            batch.remove(RowKind::Token, used.key())
         });
         self.commit(batch.in_room(Room::Reserve)).await?;
         let mut books = self.books();
@@ -417,13 +417,13 @@ enum Reserved {
         record: Box<NicRecord>,
         undo: Box<Undo>,
     },
-    Before(Box<TokenUse>),
+    Before(Box<RememberedUse>),
 }
 
-/// What a reservation took the place of.
+/// What a reservation took the place of, and the token that came with it.
 struct Undo {
     before: Option<NicRecord>,
-    displaced: Option<Displaced>,
+    token: Option<Inserted>,
 }
 
 /// On a disk that is all but full nothing new is begun. What gives something up goes on, and so
@@ -465,15 +465,11 @@ fn nic_row(record: &NicRecord) -> Row {
     }
 }
 
-fn token_row(used: &TokenUse) -> Row {
+fn token_row(used: &RememberedUse) -> Row {
     Row {
         kind: RowKind::Token,
-        key: token_key(used),
+        key: used.key(),
         body: serde_json::to_string(used).expect("a token's use is made of plain values"),
         claims: Vec::new(),
     }
-}
-
-fn token_key(used: &TokenUse) -> String {
-    format!("{}/{}", used.tenant, used.token)
 }

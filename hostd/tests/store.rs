@@ -19,7 +19,7 @@ use nic_lifecycle::{
     Ledger, NewNic, NicEvent, NicRecord, Refusal, RequestedAddressing, RequestedPlacement,
 };
 use nic_model::{MacAddr, NicId, RateLimits, SlotId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use site::{hardware, site};
 
@@ -94,6 +94,30 @@ impl Journal for PlainJournal {
             }
         }
         Ok(())
+    }
+}
+
+/// A journal that takes its time with what only removes.
+#[derive(Default)]
+struct LateRemovals {
+    rows: PlainJournal,
+    arrived: Notify,
+    gate: Notify,
+}
+
+#[async_trait]
+impl Journal for LateRemovals {
+    fn load(&self) -> Result<Vec<Row>, LoadError> {
+        self.rows.load()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let is_put = |change: &Change| matches!(change, Change::Put(_));
+        if !batch.changes.iter().any(is_put) {
+            self.arrived.notify_one();
+            self.gate.notified().await;
+        }
+        self.rows.commit(batch).await
     }
 }
 
@@ -264,6 +288,80 @@ async fn a_tenant_that_uses_too_many_tokens_loses_its_own_oldest_ones() {
         assert!(comes_again(&store, "red", 2).await, "the oldest kept");
         assert!(!comes_again(&store, "red", 1).await, "forgotten");
     }
+}
+
+#[tokio::test]
+async fn a_token_used_anew_while_its_first_use_is_forgotten_is_remembered() {
+    let journal = Arc::new(LateRemovals::default());
+    let store = store_on(journal.clone());
+    create(&store, 1).await;
+    assert!(!comes_again(&store, "red", 0).await);
+    let (expiring, just_over) = (store.clone(), 24 * 60 * 60 * 1000 + 1);
+    let expiring = tokio::spawn(async move { expiring.expire_tokens(just_over).await });
+    journal.arrived.notified().await;
+
+    for number in 1..=TOKENS_PER_TENANT {
+        assert!(!comes_again(&store, "red", number).await);
+    }
+    assert!(!comes_again(&store, "red", 0).await, "displaced, so new");
+    journal.gate.notify_one();
+    assert_eq!(expiring.await.unwrap().unwrap(), 1);
+
+    for store in [store, store_on(journal)] {
+        assert!(comes_again(&store, "red", 0).await);
+    }
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_a_token_is_small_whatever_came_with_it() {
+    let journal = Arc::new(PlainJournal::default());
+    let store = store_on(journal.clone());
+    create(&store, 1).await;
+    let mut last = store.nic(&nic_id(1)).unwrap();
+    let route = r#"{"destination": "10.0.0.0/8"}"#;
+    last.routes = vec![serde_json::from_str(route).unwrap(); 64];
+    last.fail("no_lease", &"x".repeat(4000), 0);
+    let large = TokenUse {
+        last: Some(Box::new(last)),
+        ..token(1, &"x".repeat(60_000)).unwrap()
+    };
+    let unchanged = |ledger: &Ledger| Ok(ledger.nic(&nic_id(1)).unwrap().clone());
+
+    store
+        .admit(&nic_id(1), Some(large.clone()), unchanged)
+        .await
+        .unwrap();
+
+    let rows = journal.load().unwrap();
+    let row = rows.iter().find(|row| row.kind == RowKind::Token).unwrap();
+    assert!(row.body.len() < 1024, "{}", row.body);
+    let again = store_on(journal);
+    let again = again.admit(&nic_id(1), Some(large), unchanged).await;
+    assert!(matches!(again, Ok(Admitted::Repeated(used)) if used.last.is_some()));
+}
+
+#[tokio::test]
+async fn a_row_that_holds_a_whole_request_and_no_number_counts() {
+    let journal = Arc::new(PlainJournal::default());
+    let body = r#"{"tenant": "acme", "token": "once", "request": "create  {}", "last": null,
+        "nic": "nic-0000000001", "at_ms": 0}"#;
+    let row = Row {
+        kind: RowKind::Token,
+        key: "acme/once".to_owned(),
+        body: body.to_owned(),
+        claims: Vec::new(),
+    };
+    journal.commit(Batch::default().put(row)).await.unwrap();
+    let store = store_on(journal.clone());
+
+    let decide = |ledger: &Ledger| admit_create(ledger, 2);
+    let again = store
+        .admit(&nic_id(2), token(2, "create  {}"), decide)
+        .await;
+    let forgotten = store.expire_tokens(u64::MAX).await.unwrap();
+
+    assert!(matches!(again, Ok(Admitted::Repeated(used)) if used.nic == nic_id(1)));
+    assert_eq!((forgotten, journal.tokens()), (1, 0));
 }
 
 #[tokio::test]
