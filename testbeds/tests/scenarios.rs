@@ -34,6 +34,7 @@ mod scenario {
     pub(crate) mod leaks;
     pub(crate) mod limits;
     pub(crate) mod native;
+    pub(crate) mod operator;
     pub(crate) mod rates;
     pub(crate) mod usable;
 }
@@ -41,11 +42,13 @@ mod scenario {
 /// In this order a world runs them: first what everything else rests on.
 fn scenarios() -> Vec<Scenario> {
     use scenario::{
-        agent_crashes, attach, containers, crashes, drift, guests, leaks, limits, native, rates,
+        agent_crashes, attach, containers, crashes, drift, guests, leaks, limits, native, operator,
+        rates,
     };
     [
         leaks::scenarios(),
         attach::scenarios(),
+        operator::scenarios(),
         containers::scenarios(),
         limits::scenarios(),
         rates::scenarios(),

@@ -63,7 +63,10 @@ fn rows(nics: &BTreeMap<NicId, Nic>, journal: &JournalState) -> Vec<Finding> {
             }
             "token" => {
                 // It outlives its NIC on purpose: the same request may be sent again.
-                let own = format!("{}/{}", text(&body["tenant"]), text(&body["token"]));
+                let mut own = format!("{}/{}", text(&body["tenant"]), text(&body["token"]));
+                if let Some(number) = body["number"].as_u64() {
+                    own += &format!(" {number}");
+                }
                 (own != *key).then(|| format!("the token row {key} says it is {own}"))
             }
             _ => Some(format!("the {kind} row {key} is of no kind in use")),
