@@ -63,22 +63,6 @@ async fn a_bound_address_is_announced() {
 }
 
 #[tokio::test]
-async fn a_bound_ipv6_address_replaces_what_neighbours_believed() {
-    let mut world = World::start().await;
-    let peer = world.netns("peer");
-    world.plug();
-    let stale = "neigh add 2001:db8::10 lladdr 52:54:00:00:00:99 dev peer0 nud stale";
-    let stale: Vec<&str> = stale.split(' ').collect();
-    world.ip(&[&["-n", peer.as_str()], &stale[..]].concat());
-
-    let target = format!("netns:{}", world.netns("box"));
-    world.want_bound(1, static_binding(&target)).await;
-
-    world.bound().await;
-    world.neighbour_learned("2001:db8::10").await;
-}
-
-#[tokio::test]
 async fn a_taken_name_is_an_error_and_the_link_is_held() {
     let mut world = World::start().await;
     let container = world.netns("box");

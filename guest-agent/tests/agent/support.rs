@@ -147,20 +147,6 @@ impl World {
         }
     }
 
-    /// Waits until the peer takes `address` to be the NIC's.
-    pub(crate) async fn neighbour_learned(&self, address: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        let mac = self.mac();
-        loop {
-            let neighbours = self.run_in("peer", "ip", &["neigh", "show", "to", address]);
-            if neighbours.contains(&mac) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{neighbours}");
-            tokio::task::yield_now().await;
-        }
-    }
-
     /// Begins a session as a host that has just started would.
     pub(crate) async fn connect(&mut self) {
         let connected = async {
