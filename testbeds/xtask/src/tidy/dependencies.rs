@@ -7,7 +7,8 @@
 //! The rule holds for dev-dependencies and build-dependencies too: a test that needs something
 //! further left is a scenario, and scenarios live in `testbeds`. Two more rules follow the edges of
 //! what is linked in (normal dependencies, all the way down): the pure crates reach no runtime, no
-//! socket, no clock and no randomness; and the simulator never reaches the logic it judges.
+//! socket, no clock and no randomness; and what the simulator is made of never reaches the logic it
+//! judges. Only the program itself puts the real hostd on the stage, as what is judged.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,11 +20,12 @@ use crate::workspace::{Member, Workspace};
 const ORDER: [&str; 4] = ["testbeds", "simulator", "hostd", "guest-agent"];
 
 /// Decisions only: time and randomness come in as arguments, actions go out as values.
-pub(crate) const PURE: [&str; 5] = [
+pub(crate) const PURE: [&str; 6] = [
     "nic-model",
     "agent-protocol",
     "nic-binding",
     "nic-lifecycle",
+    "misbehaviour",
     "vswitch",
 ];
 
@@ -49,6 +51,10 @@ const IMPURE: &[(&str, &str)] = &[
 
 /// An oracle that shares the logic it judges agrees with every one of its faults.
 const JUDGED: [&str; 2] = ["nic-lifecycle", "hostd"];
+
+/// The package that runs hostd's own code in its simulated world. It takes hostd as a whole, and
+/// none of its decisions by themselves.
+const STAGE: &str = "simulator";
 
 /// All three rules.
 pub(crate) fn check(tree: &Tree, workspace: &Workspace) -> Vec<Violation> {
@@ -128,14 +134,25 @@ fn oracle(workspace: &Workspace, member: &Member) -> Vec<Violation> {
     if member.directory() != "simulator" {
         return Vec::new();
     }
-    let reached = reach(workspace, &member.name, |name| JUDGED.contains(&name));
-    let judged = JUDGED.iter().filter_map(|name| reached.get(*name));
-    judged
+    judged_by(workspace, member)
         .map(|chain| {
             let advice = format!("the simulator must not share what it judges: {chain}");
             Violation::new(&member.manifest(), 1, Rule::Oracle, advice)
         })
         .collect()
+}
+
+fn judged_by<'a>(
+    workspace: &'a Workspace,
+    member: &'a Member,
+) -> Box<dyn Iterator<Item = String> + 'a> {
+    if member.name == STAGE {
+        let decisions = member.uses.iter().filter(|name| *name == JUDGED[0]);
+        return Box::new(decisions.map(|name| format!("{STAGE} → {name}")));
+    }
+    let mut reached = reach(workspace, &member.name, |name| JUDGED.contains(&name));
+    let chains = JUDGED.iter().filter_map(move |name| reached.remove(*name));
+    Box::new(chains)
 }
 
 /// Every package a member links in, by name, with a shortest chain that leads to it. The walk ends
@@ -277,6 +294,19 @@ mod tests {
             found(&Tree::default(), &workspace(members, edges))[0].0,
             Rule::Oracle
         );
+    }
+
+    #[test]
+    fn the_stage_takes_hostd_as_a_whole() {
+        let edges: &[(&str, &[&str])] = &[("simulator", &["hostd"]), ("hostd", &["nic-lifecycle"])];
+        let whole = workspace(vec![member("simulator", &["hostd"])], edges);
+        let in_part = workspace(
+            vec![member("simulator", &["hostd", "nic-lifecycle"])],
+            edges,
+        );
+
+        assert_eq!(found(&Tree::default(), &whole), []);
+        assert_eq!(found(&Tree::default(), &in_part)[0].0, Rule::Oracle);
     }
 
     #[test]

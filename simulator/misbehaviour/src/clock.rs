@@ -1,0 +1,159 @@
+//! A clock over another one: it can be frozen, stepped, slowed down and sped up.
+//!
+//! ```text
+//!   simulated = base + (real - since) × speed          freeze: speed 0
+//! ```
+//!
+//! It never goes back. Both times are durations since a beginning of their own.
+
+use std::time::Duration;
+
+/// How many times as fast as the real clock; 0 is frozen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed(f64);
+
+/// A number that is no speed.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("speed: {0} is not between 0 (frozen) and {MAX}")]
+pub struct SpeedError(f64);
+
+/// The fastest: a day in under a minute and a half.
+const MAX: f64 = 1000.0;
+
+impl Speed {
+    /// As fast as the real clock.
+    pub const REAL: Self = Self(1.0);
+    /// Not at all.
+    pub const FROZEN: Self = Self(0.0);
+
+    /// So many times as fast as the real clock.
+    ///
+    /// # Errors
+    /// When it is negative, no number, or too fast.
+    pub fn new(factor: f64) -> Result<Self, SpeedError> {
+        if (0.0..=MAX).contains(&factor) {
+            Ok(Self(factor))
+        } else {
+            Err(SpeedError(factor))
+        }
+    }
+
+    /// So many times as fast as the real clock.
+    #[must_use]
+    pub const fn factor(self) -> f64 {
+        self.0
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clock {
+    base: Duration,
+    since: Duration,
+    speed: Speed,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            base: Duration::ZERO,
+            since: Duration::ZERO,
+            speed: Speed::REAL,
+        }
+    }
+}
+
+impl Clock {
+    /// The simulated time at a real one.
+    #[must_use]
+    pub fn now(&self, real: Duration) -> Duration {
+        let passed = real.saturating_sub(self.since);
+        self.base + passed.mul_f64(self.speed.0)
+    }
+
+    /// How fast it goes.
+    #[must_use]
+    pub const fn speed(&self) -> Speed {
+        self.speed
+    }
+
+    /// Goes at another speed from now on.
+    pub fn set_speed(&mut self, real: Duration, speed: Speed) {
+        self.base = self.now(real);
+        self.since = self.since.max(real);
+        self.speed = speed;
+    }
+
+    /// Jumps ahead.
+    pub fn step(&mut self, by: Duration) {
+        self.base = self.base.saturating_add(by);
+    }
+
+    /// How long it really takes until a simulated time; `None` when that never comes.
+    #[must_use]
+    pub fn real_until(&self, simulated: Duration, real: Duration) -> Option<Duration> {
+        let left = simulated.saturating_sub(self.now(real));
+        if left.is_zero() {
+            return Some(Duration::ZERO);
+        }
+        (self.speed.0 > 0.0).then(|| left.div_f64(self.speed.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn seconds(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    #[test]
+    fn a_frozen_clock_moves_by_steps_alone() {
+        let mut clock = Clock::default();
+        clock.set_speed(seconds(10), Speed::FROZEN);
+
+        assert_eq!(clock.now(seconds(500)), seconds(10));
+        assert_eq!(clock.real_until(seconds(11), seconds(500)), None);
+        clock.step(seconds(5));
+        assert_eq!(clock.now(seconds(900)), seconds(15));
+        assert_eq!(
+            clock.real_until(seconds(11), seconds(900)),
+            Some(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn a_faster_clock_takes_less_real_time() {
+        let mut clock = Clock::default();
+        clock.set_speed(seconds(10), Speed::new(10.0).unwrap());
+
+        assert_eq!(clock.now(seconds(12)), seconds(30));
+        assert_eq!(clock.real_until(seconds(50), seconds(12)), Some(seconds(2)));
+    }
+
+    #[test]
+    fn no_speed_is_negative_or_endless() {
+        for factor in [-1.0, f64::NAN, f64::INFINITY, 1001.0] {
+            assert!(Speed::new(factor).is_err(), "{factor}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_goes_back(changes in prop::collection::vec((0_u64..100, 0_u32..50, 0_u64..9), 1..20)) {
+            let mut clock = Clock::default();
+            let (mut real, mut last) = (Duration::ZERO, Duration::ZERO);
+            for (later, tenths, step) in changes {
+                real += seconds(later);
+                prop_assert!(clock.now(real) >= last);
+                clock.set_speed(real, Speed::new(f64::from(tenths) / 10.0).unwrap());
+                clock.step(seconds(step));
+                prop_assert!(clock.now(real) >= last);
+                last = clock.now(real);
+            }
+        }
+    }
+}
