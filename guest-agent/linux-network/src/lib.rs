@@ -18,6 +18,7 @@
 pub mod announce;
 pub mod bridge;
 mod error;
+mod namespaces;
 mod netlink;
 mod netns;
 pub mod sysctl;
@@ -26,6 +27,7 @@ pub mod traffic;
 mod watch;
 
 pub use error::{Errno, NetlinkError};
+pub use namespaces::{LeaveNamespacesError, NamespaceKind, leave_namespaces};
 pub use netlink::address::{
     AddAddressError, AddressView, DuplicateDetection, ListAddressesError, RemoveAddressError,
 };
@@ -33,6 +35,7 @@ pub use netlink::link::{DeleteLinkError, GetLinkError, LinkChange, ListLinksErro
 pub use netlink::link_view::{AdminState, Carrier, LinkIndex, LinkView};
 pub use netlink::removal::{RemoveLinksError, remove_links};
 pub use netlink::route::{AddRouteError, ListRoutesError, RouteView};
+pub use netlink::veth::{AddVethError, PeerName, VethPeer, VethSpec};
 pub use netlink::{ConnectNetlinkError, Netlink};
 pub use netns::{Netns, OpenNetnsError, RemoveNetnsError, RunInNetnsError};
 pub use watch::{LinkEvent, LinkWatch, WatchLinksError};

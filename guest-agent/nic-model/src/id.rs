@@ -155,17 +155,25 @@ impl NicId {
         format!("{}{}", Self::IFB_PREFIX, self.suffix())
     }
 
+    /// Name of the far end of the NIC's port where that is a pair of virtual links, 14 bytes.
+    #[must_use]
+    pub fn peer_name(&self) -> String {
+        format!("{}{}", Self::PEER_PREFIX, self.suffix())
+    }
+
     /// Prefix of every tap of ours: objects that bear it are ours to adopt or to remove.
     pub const TAP_PREFIX: &'static str = "nf-";
     /// Prefix of every intermediate device of ours.
     pub const IFB_PREFIX: &'static str = "nfi-";
+    /// Prefix of the far end of every pair of ours.
+    pub const PEER_PREFIX: &'static str = "nfp-";
 
-    /// The NIC whose tap or intermediate device bears `name`, if it is one of ours.
+    /// The NIC whose tap, far end or intermediate device bears `name`, if it is one of ours.
     #[must_use]
     pub fn from_link_name(name: &str) -> Option<Self> {
-        let suffix = name
-            .strip_prefix(Self::IFB_PREFIX)
-            .or_else(|| name.strip_prefix(Self::TAP_PREFIX))?;
+        let prefixes = [Self::IFB_PREFIX, Self::PEER_PREFIX, Self::TAP_PREFIX];
+        let mut suffixes = prefixes.iter().filter_map(|prefix| name.strip_prefix(prefix));
+        let suffix = suffixes.next()?;
         format!("{}{suffix}", Self::PREFIX).try_into().ok()
     }
 
@@ -207,13 +215,16 @@ mod tests {
     fn every_host_object_name_leads_back_to_the_nic() {
         assert_eq!(NicId::from_link_name(&nic().tap_name()), Some(nic()));
         assert_eq!(NicId::from_link_name(&nic().ifb_name()), Some(nic()));
+        assert_eq!(NicId::from_link_name(&nic().peer_name()), Some(nic()));
         assert_eq!(NicId::from_device_id(&nic().device_id()), Some(nic()));
         assert_eq!(NicId::from_netdev_id(&nic().netdev_id()), Some(nic()));
     }
 
     #[test]
     fn host_link_names_fit_the_kernels_fifteen_bytes() {
-        assert!(nic().tap_name().len() <= 15 && nic().ifb_name().len() <= 15);
+        let names = [nic().tap_name(), nic().ifb_name(), nic().peer_name()];
+
+        assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) mod link;
 pub(crate) mod link_view;
 pub(crate) mod removal;
 pub(crate) mod route;
+pub(crate) mod veth;
 
 use std::io;
 use std::sync::Arc;
