@@ -1,22 +1,20 @@
 //! Doing what was decided. Every function here may find its work done already.
 
-use std::net::IpAddr;
-
-use linux_network::{
-    AddAddressError, AdminState, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink,
-    SetLinkError, sysctl,
-};
 use nic_binding::{Action, LinkPlace, LinkSeen, StepFailure};
 use nic_model::{IpNet, Ipv4Net, LinkName, MacAddr, Mtu, Route};
 
 use crate::guest::{Guest, Located, in_full};
+use crate::kernel::{
+    AddAddressError, AdminState, Announce, DuplicateDetection, Errno, GuestKernel, Ipv6, Ipv6Scope,
+    LinkChange, LinkIndex, Rtnetlink, SetLinkError,
+};
 use crate::nic::{Nic, details};
 
 /// Does one action on the link of `nic`. What concerns reports, looks and leases is not done here.
-pub(crate) async fn perform(
+pub(crate) async fn perform<K: GuestKernel>(
     action: &Action,
-    nic: &mut Nic,
-    guest: &Guest,
+    nic: &mut Nic<K>,
+    guest: &Guest<K>,
 ) -> Result<(), StepFailure> {
     match action {
         Action::Hold | Action::Release => hold(nic, guest).await,
@@ -33,7 +31,7 @@ pub(crate) async fn perform(
             )
             .await
         }
-        Action::SetAddresses(addresses) => set_addresses(nic, addresses).await,
+        Action::SetAddresses(addresses) => set_addresses(nic, guest, addresses).await,
         Action::SetUp => switch(nic, AdminState::Up).await,
         Action::SetRoutes(routes) => set_routes(nic, routes).await,
         Action::DropLease(address) => drop_lease(nic, *address).await,
@@ -45,7 +43,9 @@ pub(crate) async fn perform(
 }
 
 /// Reads the link back; `None` when it is not in the target.
-pub(crate) async fn read_back(nic: &Nic) -> Result<Option<LinkSeen>, StepFailure> {
+pub(crate) async fn read_back<K: GuestKernel>(
+    nic: &Nic<K>,
+) -> Result<Option<LinkSeen>, StepFailure> {
     let located = located(nic)?;
     let netlink = &located.space.netlink;
     let link = netlink
@@ -64,7 +64,7 @@ pub(crate) async fn read_back(nic: &Nic) -> Result<Option<LinkSeen>, StepFailure
 /// A held link keeps its name and bears its NIC's id as alias, so that a person can tell whose it
 /// is. Only when two of one name meet there is one named after its NIC: a rename waits for an RCU
 /// grace period (`dev_change_name`, Linux 6.1), about as long as all the rest of the release.
-async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
+async fn hold<K: GuestKernel>(nic: &mut Nic<K>, guest: &Guest<K>) -> Result<(), StepFailure> {
     let located = located(nic)?;
     if located.space.is(&guest.holding) {
         return switch(nic, AdminState::Down).await;
@@ -102,7 +102,7 @@ async fn hold(nic: &mut Nic, guest: &Guest) -> Result<(), StepFailure> {
 /// Being switched off costs a link its routes and its IPv6 addresses (`fib_disable_ip`,
 /// `addrconf_ifdown`), but an IPv4 address stays, and the container would go on taking it for its
 /// own while it is in use elsewhere.
-async fn disarm(nic: &Nic) -> Result<(), StepFailure> {
+async fn disarm<K: GuestKernel>(nic: &Nic<K>) -> Result<(), StepFailure> {
     switch(nic, AdminState::Down).await?;
     let located = located(nic)?;
     let link = nic.binding.place().and_then(LinkPlace::link);
@@ -119,7 +119,7 @@ async fn disarm(nic: &Nic) -> Result<(), StepFailure> {
     Ok(())
 }
 
-async fn name_of(located: &Located) -> Result<LinkName, StepFailure> {
+async fn name_of<K: GuestKernel>(located: &Located<K>) -> Result<LinkName, StepFailure> {
     let link = located.space.netlink.link(located.index).await;
     let link = link.map_err(|error| refused(&error))?;
     let name = link.ok_or(StepFailure::LinkVanished)?.name;
@@ -127,8 +127,8 @@ async fn name_of(located: &Located) -> Result<LinkName, StepFailure> {
         .map_err(|error| StepFailure::Kernel(in_full(&error)))
 }
 
-async fn enter(
-    nic: &mut Nic,
+async fn enter<K: GuestKernel>(
+    nic: &mut Nic<K>,
     name: &LinkName,
     mtu: Mtu,
     mac: Option<MacAddr>,
@@ -159,7 +159,7 @@ async fn enter(
 }
 
 /// A move keeps a link's number unless another link has it there.
-async fn index_of(netlink: &Netlink, name: &LinkName) -> Result<LinkIndex, StepFailure> {
+async fn index_of(netlink: &impl Rtnetlink, name: &LinkName) -> Result<LinkIndex, StepFailure> {
     match netlink.link_by_name(name).await {
         Ok(Some(link)) => Ok(link.index),
         Ok(None) => Err(StepFailure::LinkVanished),
@@ -167,7 +167,7 @@ async fn index_of(netlink: &Netlink, name: &LinkName) -> Result<LinkIndex, StepF
     }
 }
 
-async fn switch(nic: &Nic, admin: AdminState) -> Result<(), StepFailure> {
+async fn switch<K: GuestKernel>(nic: &Nic<K>, admin: AdminState) -> Result<(), StepFailure> {
     let admin = Some(admin);
     change(
         nic,
@@ -179,13 +179,20 @@ async fn switch(nic: &Nic, admin: AdminState) -> Result<(), StepFailure> {
     .await
 }
 
-async fn change(nic: &Nic, change: LinkChange<'_>) -> Result<(), StepFailure> {
+async fn change<K: GuestKernel>(
+    nic: &Nic<K>,
+    change: LinkChange<'_, K::Netns>,
+) -> Result<(), StepFailure> {
     let located = located(nic)?;
     let done = located.space.netlink.set_link(located.index, change).await;
     done.map_err(|error| failure(&error))
 }
 
-async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure> {
+async fn set_addresses<K: GuestKernel>(
+    nic: &Nic<K>,
+    guest: &Guest<K>,
+    addresses: &[IpNet],
+) -> Result<(), StepFailure> {
     let located = located(nic)?;
     for address in addresses {
         let mut added = add_address(&located, *address).await;
@@ -193,7 +200,7 @@ async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure
             && matches!(error.errno(), Some(Errno::ACCESS | Errno::OPNOTSUPP))
             && address.addr().is_ipv6()
         {
-            enable_ipv6(nic, &located).await?;
+            enable_ipv6(nic, guest, &located).await?;
             added = add_address(&located, *address).await;
         }
         match added {
@@ -208,7 +215,10 @@ async fn set_addresses(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure
 }
 
 /// The allocator keeps addresses unique, so nobody is asked.
-async fn add_address(located: &Located, address: IpNet) -> Result<(), AddAddressError> {
+async fn add_address<K: GuestKernel>(
+    located: &Located<K>,
+    address: IpNet,
+) -> Result<(), AddAddressError> {
     let netlink = &located.space.netlink;
     netlink
         .add_address(located.index, address, DuplicateDetection::Off)
@@ -216,16 +226,21 @@ async fn add_address(located: &Located, address: IpNet) -> Result<(), AddAddress
 }
 
 /// Container runtimes switch IPv6 off for every link that appears (`docker run --net none`).
-async fn enable_ipv6(nic: &Nic, located: &Located) -> Result<(), StepFailure> {
+async fn enable_ipv6<K: GuestKernel>(
+    nic: &Nic<K>,
+    guest: &Guest<K>,
+    located: &Located<K>,
+) -> Result<(), StepFailure> {
     let Some(binding) = nic.binding.binding() else {
         return Ok(());
     };
-    let setting = format!("ipv6/conf/{}/disable_ipv6", binding.link_name);
-    let enabled = sysctl::set(&located.space.netns, &setting, "0").await;
+    let link = Ipv6Scope::Link(&binding.link_name);
+    let enabled = guest.kernel.set_ipv6(&located.space.netns, link, Ipv6::On);
+    let enabled = enabled.await;
     enabled.map_err(|error| refused(&error))
 }
 
-async fn set_routes(nic: &Nic, routes: &[Route]) -> Result<(), StepFailure> {
+async fn set_routes<K: GuestKernel>(nic: &Nic<K>, routes: &[Route]) -> Result<(), StepFailure> {
     let located = located(nic)?;
     for route in routes {
         match located.space.netlink.add_route(located.index, route).await {
@@ -241,7 +256,7 @@ async fn set_routes(nic: &Nic, routes: &[Route]) -> Result<(), StepFailure> {
     Ok(())
 }
 
-async fn drop_lease(nic: &Nic, address: Ipv4Net) -> Result<(), StepFailure> {
+async fn drop_lease<K: GuestKernel>(nic: &Nic<K>, address: Ipv4Net) -> Result<(), StepFailure> {
     switch(nic, AdminState::Down).await?;
     let located = located(nic)?;
     let netlink = &located.space.netlink;
@@ -250,28 +265,22 @@ async fn drop_lease(nic: &Nic, address: Ipv4Net) -> Result<(), StepFailure> {
 }
 
 /// A link without carrier reaches nobody who could have a stale entry: not telling is no failure.
-fn announce(nic: &Nic, addresses: &[IpNet]) -> Result<(), StepFailure> {
+fn announce<K: GuestKernel>(nic: &Nic<K>, addresses: &[IpNet]) -> Result<(), StepFailure> {
     let located = located(nic)?;
     let Some(target) = &nic.target else {
         return Err(StepFailure::TargetGone);
     };
     let mac = nic.binding.wanted().mac;
     for address in addresses {
-        let told = match address.addr() {
-            IpAddr::V4(address) => target.announcer.gratuitous_arp(located.index, mac, address),
-            IpAddr::V6(address) => {
-                let announcer = &target.announcer;
-                announcer.unsolicited_neighbour_advertisement(located.index, mac, address)
-            }
-        };
-        if let Err(error) = told {
+        let announcer = &target.announcer;
+        if let Err(error) = announcer.announce(located.index, mac, address.addr()) {
             tracing::warn!(%address, error = in_full(&error), "the address was not announced");
         }
     }
     Ok(())
 }
 
-fn located(nic: &Nic) -> Result<Located, StepFailure> {
+fn located<K: GuestKernel>(nic: &Nic<K>) -> Result<Located<K>, StepFailure> {
     nic.at.clone().ok_or(StepFailure::LinkVanished)
 }
 

@@ -17,23 +17,23 @@ use std::io;
 use std::time::Duration;
 
 use agent_protocol::{AgentEvent, AgentIdentity, AgentSession, VersionRange, WantedNic};
-use linux_network::{
-    AdminState, ConnectNetlinkError, LinkChange, LinkEvent, LinkIndex, LinkView, LinkWatch,
-    WatchLinksError,
-};
 use nic_binding::{Action, LinkPlace, STAY, UndeclaredAction, undeclared};
 use nic_model::{BootId, NetnsName, NicId};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::act::{perform, read_back};
-use crate::channel::{self, Channel, ChannelKind};
-use crate::failpoint::{self, Side};
+use crate::channel::Channel;
 use crate::guest::{EnterGuestError, Guest, in_full, seen};
 use crate::identity::IdentifyBy;
-use crate::lease::{LeaseClient, LeaseLink, LeaseNews, Reporter};
-use crate::nic::{self, Effort, Nic};
-use crate::target::{TargetNews, watch_names};
+use crate::kernel::{
+    AdminState, ChannelKind, ConnectNetlinkError, DhcpClient, GuestKernel, LinkChange, LinkEvent,
+    LinkEvents, LinkIndex, LinkView, LinuxKernel, NameEvents, Rtnetlink, StepSide, WatchLinksError,
+    open_channel,
+};
+use crate::lease::{LeaseLink, LeaseNews, LeaseReporter, RunningClient};
+use crate::nic::{Effort, Nic};
+use crate::target::TargetEnded;
 
 /// How often everything is looked at, in case an event was lost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -54,8 +54,6 @@ const NEWS_QUEUE: usize = 64;
 /// How the agent is to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the host is.
-    pub channel: ChannelKind,
     /// How links are recognised.
     pub identify_by: IdentifyBy,
     /// Name of the holding namespace.
@@ -79,24 +77,44 @@ pub enum AgentError {
     Channel(#[source] io::Error),
 }
 
-/// Runs the agent; it ends only by an error.
+/// Runs the agent on the kernel of this process; it ends only by an error.
 ///
 /// # Errors
 /// When it cannot begin, or the kernel takes its subscription away for good.
-pub async fn run(settings: Settings) -> Result<(), AgentError> {
-    Agent::start(settings).await?.serve().await
+pub async fn run(channel: &ChannelKind, settings: Settings) -> Result<(), AgentError> {
+    // The socket is there when the agent is ready for it, and no earlier.
+    let channel = || open_channel(channel).map_err(AgentError::Channel);
+    Agent::start(LinuxKernel, channel, settings)
+        .await?
+        .serve()
+        .await
 }
 
-struct Agent {
-    guest: Guest,
-    watch: LinkWatch,
-    held_watch: LinkWatch,
+/// Runs the agent on any kernel, over one pipe to the host. Dropping the future ends it and
+/// whatever it has started, as `kill -9` would: nothing is tidied up.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_in<K: GuestKernel>(
+    kernel: K,
+    channel: Channel,
+    settings: Settings,
+) -> Result<(), AgentError> {
+    let mut agent = Agent::start(kernel, || Ok(channel), settings).await?;
+    agent.serve().await
+}
+
+struct Agent<K: GuestKernel> {
+    guest: Guest<K>,
+    watch: K::LinkEvents,
+    held_watch: K::LinkEvents,
+    names: K::NameEvents,
     session: AgentSession,
     channel: Channel,
-    nics: BTreeMap<NicId, Nic>,
+    nics: BTreeMap<NicId, Nic<K>>,
     clients_started: u64,
     lease_news: (mpsc::Sender<LeaseNews>, mpsc::Receiver<LeaseNews>),
-    target_news: (mpsc::Sender<TargetNews>, mpsc::Receiver<TargetNews>),
+    target_news: (mpsc::Sender<TargetEnded>, mpsc::Receiver<TargetEnded>),
 }
 
 /// What the loop woke up for.
@@ -104,39 +122,44 @@ enum Wake {
     Link(Result<LinkEvent, WatchLinksError>),
     HeldLink(Result<LinkEvent, WatchLinksError>),
     Bytes(Vec<u8>),
-    Target(TargetNews),
+    TargetEnded(NicId),
+    NameGone,
     Lease(LeaseNews),
     RoomToSend,
     Overstay,
     Timer,
 }
 
-impl Agent {
-    async fn start(settings: Settings) -> Result<Self, AgentError> {
-        let guest = Guest::enter(&settings.holding, settings.identify_by).await?;
-        let target_news = mpsc::channel(NEWS_QUEUE);
-        watch_names(target_news.0.clone()).map_err(AgentError::WatchNames)?;
-        let watch = LinkWatch::subscribe(&guest.own.netns).await;
-        let held_watch = LinkWatch::subscribe(&guest.holding.netns).await;
+impl<K: GuestKernel> Agent<K> {
+    async fn start(
+        kernel: K,
+        channel: impl FnOnce() -> Result<Channel, AgentError>,
+        settings: Settings,
+    ) -> Result<Self, AgentError> {
+        let guest = Guest::enter(kernel, &settings.holding, settings.identify_by).await?;
+        let names = guest.kernel.watch_names().map_err(AgentError::WatchNames)?;
+        let watch = guest.kernel.watch_links(&guest.own.netns).await;
+        let held_watch = guest.kernel.watch_links(&guest.holding.netns).await;
         Ok(Self {
             watch: watch.map_err(AgentError::Watch)?,
             held_watch: held_watch.map_err(AgentError::Watch)?,
             session: AgentSession::new(identity(guest.boot_id)),
             guest,
-            channel: channel::open(&settings.channel).map_err(AgentError::Channel)?,
+            names,
+            channel: channel()?,
             nics: BTreeMap::new(),
             clients_started: 0,
             lease_news: mpsc::channel(NEWS_QUEUE),
-            target_news,
+            target_news: mpsc::channel(NEWS_QUEUE),
         })
     }
 
     async fn serve(&mut self) -> Result<(), AgentError> {
-        let mut timer = interval(LOOK_INTERVAL);
-        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_look = Instant::now() + LOOK_INTERVAL;
         let mut retry = FIRST_RETRY;
         loop {
-            let wake = self.wait(&mut timer).await;
+            let had_none = self.nics.is_empty();
+            let wake = self.wait(next_look).await;
             match wake {
                 Wake::Link(Ok(event)) => self.on_link_event(event).await,
                 Wake::HeldLink(Ok(event)) => self.on_held_link_event(event).await,
@@ -146,7 +169,8 @@ impl Agent {
                     self.look_at_all(Effort::Usual).await;
                 }
                 Wake::Bytes(bytes) => self.on_bytes(&bytes).await,
-                Wake::Target(news) => self.on_target_news(news).await,
+                Wake::TargetEnded(nic) => self.look(&nic, Effort::Usual).await,
+                Wake::NameGone => self.on_name_gone().await,
                 Wake::Lease(news) => self.on_lease_news(news).await,
                 Wake::Overstay => self.on_overstay().await,
                 Wake::Timer => {
@@ -157,33 +181,44 @@ impl Agent {
                     })
                     .await;
                     retry = (retry * 2).min(LOOK_INTERVAL);
+                    next_look = Instant::now() + LOOK_INTERVAL;
                 }
                 Wake::RoomToSend => {}
             }
             self.transmit();
+            if had_none {
+                next_look = Instant::now() + LOOK_INTERVAL;
+            }
             if !self.misses_a_link() {
                 retry = FIRST_RETRY;
             } else if retry < LOOK_INTERVAL {
-                timer.reset_after(retry);
+                next_look = Instant::now() + retry;
             }
         }
     }
 
-    async fn wait(&mut self, timer: &mut Interval) -> Wake {
+    /// Without a NIC there is nothing to look at, and the guest sleeps undisturbed.
+    async fn wait(&mut self, next_look: Instant) -> Wake {
+        let looks = !self.nics.is_empty();
         let waits_to_send = self.session.wants_to_transmit();
         let disarmed_at = self.nics.values().filter_map(|nic| nic.disarmed_at).min();
         let overstay = disarmed_at.map(|at| at + STAY);
+        // In the order of how seldom they come, so that none keeps those below it waiting: timers
+        // and ends of targets, then what the host paces, and links, of which the guest can have
+        // any number change, last.
         tokio::select! {
-            event = self.watch.next() => Wake::Link(event),
-            event = self.held_watch.next() => Wake::HeldLink(event),
-            Some(bytes) = self.channel.received.recv() => Wake::Bytes(bytes),
-            Some(news) = self.target_news.1.recv() => Wake::Target(news),
-            Some(news) = self.lease_news.1.recv() => Wake::Lease(news),
-            Ok(_room) = self.channel.to_send.reserve(), if waits_to_send => Wake::RoomToSend,
+            biased;
+            () = sleep_until(next_look), if looks => Wake::Timer,
             () = sleep_until(overstay.unwrap_or_else(Instant::now)), if overstay.is_some() => {
                 Wake::Overstay
             }
-            _ = timer.tick() => Wake::Timer,
+            Some(TargetEnded(nic)) = self.target_news.1.recv() => Wake::TargetEnded(nic),
+            () = self.names.name_gone() => Wake::NameGone,
+            Some(news) = self.lease_news.1.recv() => Wake::Lease(news),
+            Ok(_room) = self.channel.to_send.reserve(), if waits_to_send => Wake::RoomToSend,
+            Some(bytes) = self.channel.received.recv() => Wake::Bytes(bytes),
+            event = self.held_watch.next() => Wake::HeldLink(event),
+            event = self.watch.next() => Wake::Link(event),
         }
     }
 
@@ -196,9 +231,10 @@ impl Agent {
     }
 
     async fn subscribe(&mut self) -> Result<(), AgentError> {
-        let watch = LinkWatch::subscribe(&self.guest.own.netns).await;
+        let kernel = &self.guest.kernel;
+        let watch = kernel.watch_links(&self.guest.own.netns).await;
         self.watch = watch.map_err(AgentError::Watch)?;
-        let held_watch = LinkWatch::subscribe(&self.guest.holding.netns).await;
+        let held_watch = kernel.watch_links(&self.guest.holding.netns).await;
         self.held_watch = held_watch.map_err(AgentError::Watch)?;
         Ok(())
     }
@@ -246,7 +282,7 @@ impl Agent {
                 // What is held open is the old target; the link may still be in it. A release has
                 // no other one, and lets go of it when the link is out.
                 if target.is_some() && target != old_target.as_ref() {
-                    nic::close(nic.target.take());
+                    nic.target = None;
                 }
             }
             None => {
@@ -271,17 +307,16 @@ impl Agent {
         let Some(mut nic) = self.nics.remove(nic) else {
             return;
         };
-        if let Some(client) = nic.lease.take() {
-            client.stop().await;
+        if let Some(running) = nic.lease.take() {
+            running.client.stop().await;
         }
         if nic.binding.is_disarmed() {
             self.take_out(&mut nic).await;
         }
-        nic::close(nic.target.take());
     }
 
     /// Nobody is left to wait for the unplug of a link that is still in its container.
-    async fn take_out(&self, nic: &mut Nic) {
+    async fn take_out(&self, nic: &mut Nic<K>) {
         if !matches!(nic.where_it_was(&self.guest).await, Ok(Some(_))) {
             return;
         }
@@ -336,7 +371,7 @@ impl Agent {
     }
 
     async fn on_gone(&mut self, index: LinkIndex, was_here: impl Fn(&LinkPlace) -> bool) {
-        let is_it = |nic: &&Nic| {
+        let is_it = |nic: &&Nic<K>| {
             nic.binding.place().is_some_and(&was_here)
                 && nic.at.as_ref().is_some_and(|at| at.index == index)
         };
@@ -347,7 +382,7 @@ impl Agent {
     }
 
     async fn on_link(&mut self, link: &LinkView) {
-        let identity = self.guest.identify_by.identity(link);
+        let identity = self.guest.identity(link);
         let mut declared = self.nics.values_mut();
         let Some(nic) = declared.find(|nic| identity.is_of(nic.binding.wanted())) else {
             return;
@@ -363,8 +398,7 @@ impl Agent {
             // An event of before the link was moved away, or the kernel has given the link back.
             Some(LinkPlace::Holding(_) | LinkPlace::Target(_) | LinkPlace::Elsewhere(_)) => {
                 let there = self.guest.own.netlink.link(link.index).await;
-                let identify_by = self.guest.identify_by;
-                let is_back = |link| identify_by.identity(&link) == identity;
+                let is_back = |link| self.guest.identity(&link) == identity;
                 if there.is_ok_and(|there| there.is_some_and(is_back)) {
                     tracing::info!(nic = %id, name = link.name, "link came back");
                     self.look(&id, Effort::Usual).await;
@@ -373,21 +407,20 @@ impl Agent {
         }
     }
 
-    async fn on_target_news(&mut self, news: TargetNews) {
-        match news {
-            TargetNews::Ended(nic) => self.look(&nic, Effort::Usual).await,
-            TargetNews::NamesChanged => {
-                let ended = |nic: &&Nic| nic.target.as_ref().is_some_and(|open| !open.is_alive());
-                let ended: Vec<NicId> = self
-                    .nics
-                    .values()
-                    .filter(ended)
-                    .map(|nic| nic.binding.wanted().nic.clone())
-                    .collect();
-                for nic in ended {
-                    self.look(&nic, Effort::Usual).await;
-                }
-            }
+    async fn on_name_gone(&mut self) {
+        let kernel = &self.guest.kernel;
+        let ended = |nic: &&Nic<K>| {
+            let target = nic.target.as_ref();
+            target.is_some_and(|open| !open.is_alive(kernel))
+        };
+        let ended: Vec<NicId> = self
+            .nics
+            .values()
+            .filter(ended)
+            .map(|nic| nic.binding.wanted().nic.clone())
+            .collect();
+        for nic in ended {
+            self.look(&nic, Effort::Usual).await;
         }
     }
 
@@ -398,7 +431,7 @@ impl Agent {
         if nic
             .lease
             .as_ref()
-            .is_some_and(|client| client.number == news.client)
+            .is_some_and(|running| running.number == news.client)
         {
             tracing::info!(nic = %news.nic, lease = ?news.lease, "lease");
             nic.binding.see_lease(news.lease);
@@ -452,9 +485,9 @@ impl Agent {
                     nic.binding.complete(&action, Ok(()), Duration::ZERO);
                 }
                 _ => {
-                    failpoint::hit(action.step(), Side::Before);
+                    self.pass(&action, StepSide::Before).await;
                     self.step(&action, &mut nic).await;
-                    failpoint::hit(action.step(), Side::After);
+                    self.pass(&action, StepSide::After).await;
                 }
             }
         }
@@ -462,12 +495,18 @@ impl Agent {
         self.nics.insert(id.clone(), nic);
     }
 
+    async fn pass(&self, action: &Action, side: StepSide) {
+        if let Some(step) = action.step() {
+            self.guest.kernel.pass(step, side).await;
+        }
+    }
+
     /// Does one step and tells the decisions how it went.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "three steps concern more than the link"
     )]
-    async fn step(&mut self, action: &Action, nic: &mut Nic) {
+    async fn step(&mut self, action: &Action, nic: &mut Nic<K>) {
         let begun = Instant::now();
         let result = match action {
             Action::Verify => match read_back(nic).await {
@@ -481,8 +520,8 @@ impl Agent {
             Action::Hold | Action::Disarm | Action::Release | Action::Enter { .. } => {
                 // One that only gets another name where it is keeps its client.
                 let stays = matches!(action, Action::Enter { .. }) && nic.is_in_target();
-                if let Some(client) = nic.lease.take_if(|_| !stays) {
-                    client.stop().await;
+                if let Some(running) = nic.lease.take_if(|_| !stays) {
+                    running.client.stop().await;
                 }
                 perform(action, nic, &self.guest).await
             }
@@ -497,7 +536,7 @@ impl Agent {
         nic.binding.complete(action, result, took);
     }
 
-    fn start_lease(&mut self, nic: &mut Nic) {
+    fn start_lease(&mut self, nic: &mut Nic<K>) {
         let (Some(at), Some(binding)) = (&nic.at, nic.binding.binding()) else {
             return;
         };
@@ -508,12 +547,19 @@ impl Agent {
             index: at.index,
             mac: wanted.mac,
         };
-        let reporter = Reporter {
+        let reporter = LeaseReporter {
             nic: wanted.nic.clone(),
             client: self.clients_started,
             news: self.lease_news.0.clone(),
         };
-        nic.lease = Some(LeaseClient::start(&at.space.netns, link, reporter));
+        let client = self
+            .guest
+            .kernel
+            .start_dhcp(&at.space.netns, link, reporter);
+        nic.lease = Some(RunningClient {
+            number: self.clients_started,
+            client,
+        });
     }
 
     async fn switch_off_undeclared(&self) {
@@ -525,7 +571,7 @@ impl Agent {
             }
         };
         for link in held.iter().filter(|link| link.mac.is_some()) {
-            let identity = self.guest.identify_by.identity(link);
+            let identity = self.guest.identity(link);
             let mut declared = self.nics.values();
             let known = declared.any(|nic| identity.is_of(nic.binding.wanted()));
             let place = LinkPlace::Holding(seen(link));

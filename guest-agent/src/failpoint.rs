@@ -1,28 +1,19 @@
 //! Named places at which a test can have the agent die as if by `kill -9`: around every step.
 //!
-//! Compiled in with the feature `failpoints` only; without it every call is empty. The name, such
+//! Compiled in with the feature `failpoints` only. The name, such
 //! as `set-up.after`, is read at each passage from the file that `NICFERRY_FAILPOINT_FILE` names,
 //! so that an agent can be told while it runs. The process takes the file away, lest its next life
 //! end there too, and ends without unwinding, flushing or telling anybody.
 
 use agent_protocol::BindStep;
 
-/// Which side of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// It has not been tried.
-    Before,
-    /// It is over, well or not, and the host has not been told.
-    After,
-}
+use crate::kernel::StepSide;
 
 /// Ends the process here if that is what the file asks for.
-#[cfg(feature = "failpoints")]
-pub(crate) fn hit(step: Option<BindStep>, side: Side) {
-    let Some(step) = step else { return };
+pub(crate) fn hit(step: BindStep, side: StepSide) {
     let side = match side {
-        Side::Before => "before",
-        Side::After => "after",
+        StepSide::Before => "before",
+        StepSide::After => "after",
     };
     let here = format!("{}.{side}", name(step));
     let Some(file) = std::env::var_os("NICFERRY_FAILPOINT_FILE") else {
@@ -36,11 +27,6 @@ pub(crate) fn hit(step: Option<BindStep>, side: Side) {
     }
 }
 
-/// Nothing: this build has no failpoints.
-#[cfg(not(feature = "failpoints"))]
-pub(crate) fn hit(_step: Option<BindStep>, _side: Side) {}
-
-#[cfg(feature = "failpoints")]
 fn name(step: BindStep) -> &'static str {
     match step {
         BindStep::Hold => "hold",

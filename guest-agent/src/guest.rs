@@ -4,27 +4,28 @@
 //! The holding namespace has a name, so that it and the links in it outlive the agent. IPv6 is off
 //! in it: a link that waits must not even say hello.
 
-use std::{fs, io};
+use std::io;
 
-use linux_network::{
-    AdminState, ConnectNetlinkError, LinkIndex, LinkView, ListLinksError, Netlink, Netns,
-    OpenNetnsError, sysctl,
-};
+use agent_protocol::WantedNic;
 use nic_binding::{Admin, LinkSeen};
 use nic_model::{BootId, NetnsName};
 
-use crate::identity::IdentifyBy;
+use crate::identity::{Device, IdentifyBy, Identity};
+use crate::kernel::{
+    AdminState, ConnectNetlinkError, GuestKernel, Ipv6, Ipv6Scope, LinkIndex, LinkView,
+    ListLinksError, OpenNetnsError, Rtnetlink,
+};
 
 /// A namespace and a connection into it. Whoever keeps one keeps the namespace alive.
 #[derive(Debug, Clone)]
-pub(crate) struct Space {
-    pub(crate) netns: Netns,
-    pub(crate) netlink: Netlink,
+pub(crate) struct Space<K: GuestKernel> {
+    pub(crate) netns: K::Netns,
+    pub(crate) netlink: K::Rtnetlink,
 }
 
-impl Space {
-    pub(crate) async fn open(netns: Netns) -> Result<Self, ConnectNetlinkError> {
-        let netlink = Netlink::connect(&netns).await?;
+impl<K: GuestKernel> Space<K> {
+    pub(crate) async fn open(kernel: &K, netns: K::Netns) -> Result<Self, ConnectNetlinkError> {
+        let netlink = kernel.connect(&netns).await?;
         Ok(Self { netns, netlink })
     }
 
@@ -35,17 +36,18 @@ impl Space {
 
 /// One link, where it can be acted on.
 #[derive(Debug, Clone)]
-pub(crate) struct Located {
-    pub(crate) space: Space,
+pub(crate) struct Located<K: GuestKernel> {
+    pub(crate) space: Space<K>,
     pub(crate) index: LinkIndex,
 }
 
 /// What the agent has from its start to its end.
 #[derive(Debug)]
-pub(crate) struct Guest {
-    pub(crate) own: Space,
-    pub(crate) holding: Space,
-    pub(crate) identify_by: IdentifyBy,
+pub(crate) struct Guest<K: GuestKernel> {
+    pub(crate) kernel: K,
+    pub(crate) own: Space<K>,
+    pub(crate) holding: Space<K>,
+    identify_by: IdentifyBy,
     /// The running kernel's.
     pub(crate) boot_id: BootId,
 }
@@ -76,25 +78,26 @@ pub enum EnterGuestError {
     BootId(#[source] io::Error),
 }
 
-impl Guest {
+impl<K: GuestKernel> Guest<K> {
     pub(crate) async fn enter(
+        kernel: K,
         holding: &NetnsName,
         identify_by: IdentifyBy,
     ) -> Result<Self, EnterGuestError> {
-        let own = open("own", Netns::own()).await?;
-        let holding = open("holding", Netns::named_or_create(holding)).await?;
-        for scope in ["all", "default"] {
-            let setting = format!("ipv6/conf/{scope}/disable_ipv6");
-            if let Err(error) = sysctl::set(&holding.netns, &setting, "1").await {
-                // A kernel without IPv6 has nothing to switch off.
-                tracing::info!(%error, "IPv6 stays as it is in the holding namespace");
-            }
+        let own = open(&kernel, "own", kernel.own_netns()).await?;
+        let holding = kernel.named_netns_or_new(holding);
+        let holding = open(&kernel, "holding", holding).await?;
+        let off = kernel.set_ipv6(&holding.netns, Ipv6Scope::All, Ipv6::Off);
+        if let Err(error) = off.await {
+            // A kernel without IPv6 has nothing to switch off.
+            tracing::info!(%error, "IPv6 stays as it is in the holding namespace");
         }
         Ok(Self {
             own,
             holding,
             identify_by,
-            boot_id: boot_id().map_err(EnterGuestError::BootId)?,
+            boot_id: kernel.boot_id().map_err(EnterGuestError::BootId)?,
+            kernel,
         })
     }
 
@@ -102,19 +105,25 @@ impl Guest {
     pub(crate) async fn held(&self) -> Result<Vec<LinkView>, ListLinksError> {
         self.holding.netlink.links().await
     }
+
+    /// Who `link` is, in whatever namespace it was seen.
+    pub(crate) fn identity(&self, link: &LinkView) -> Identity {
+        self.identify_by.identity(&self.kernel, link)
+    }
+
+    /// Whether the device of a NIC is plugged, wherever its link is.
+    pub(crate) fn device(&self, wanted: &WantedNic) -> Device {
+        self.identify_by.device(&self.kernel, wanted)
+    }
 }
 
-fn boot_id() -> io::Result<BootId> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    text.trim_end().parse().map_err(io::Error::other)
-}
-
-async fn open(
+async fn open<K: GuestKernel>(
+    kernel: &K,
     which: &'static str,
-    netns: Result<Netns, OpenNetnsError>,
-) -> Result<Space, EnterGuestError> {
+    netns: Result<K::Netns, OpenNetnsError>,
+) -> Result<Space<K>, EnterGuestError> {
     let netns = netns.map_err(|cause| EnterGuestError::Open { which, cause })?;
-    let space = Space::open(netns).await;
+    let space = Space::open(kernel, netns).await;
     space.map_err(|cause| EnterGuestError::Connect { which, cause })
 }
 

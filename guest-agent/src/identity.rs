@@ -1,21 +1,12 @@
 //! Which link is which NIC.
 //!
 //! A link's name, its number and the namespace it is in all change on its way; what stays is the
-//! place of its device on the PCI bus, which the host knows as well. The kernel names the device in
-//! every link message (`IFLA_PARENT_DEV_NAME`, Linux 5.14), whatever namespace the link is in, and
-//! sysfs shows the way from the root bus to it. Bus numbers are ignored: the guest assigns them.
-//!
-//! ```text
-//!   virtio3 ──/sys/bus/virtio/devices──► …/pci0000:00/0000:00:02.0/0000:01:00.0/virtio3
-//!                                                          02.0   /      00.0
-//! ```
-
-use std::fs;
-use std::path::Path;
+//! place of its device on the PCI bus, which the host knows as well.
 
 use agent_protocol::WantedNic;
-use linux_network::LinkView;
-use nic_model::{MacAddr, PciPath, PciSlot};
+use nic_model::{MacAddr, PciPath};
+
+use crate::kernel::{GuestKernel, LinkView};
 
 /// How links are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -58,99 +49,21 @@ impl Identity {
 
 impl IdentifyBy {
     /// Who `link` is, in whatever namespace it was seen.
-    pub(crate) fn identity(self, link: &LinkView) -> Identity {
+    pub(crate) fn identity(self, kernel: &impl GuestKernel, link: &LinkView) -> Identity {
         match self {
-            Self::Path => pci_path(link).map_or(Identity::None, Identity::Path),
+            Self::Path => kernel
+                .device_path(link)
+                .map_or(Identity::None, Identity::Path),
             Self::Mac => link.mac.map_or(Identity::None, Identity::Mac),
         }
     }
 
     /// Whether the device of a NIC is plugged, wherever its link is.
-    pub(crate) fn device(self, wanted: &WantedNic) -> Device {
-        if self == Self::Mac {
-            return Device::Unknown;
-        }
-        let found = [VIRTIO_DEVICES, PCI_DEVICES]
-            .into_iter()
-            .filter_map(|directory| fs::read_dir(directory).ok())
-            .flatten()
-            .filter_map(|entry| path_of_device(&entry.ok()?.path()))
-            .any(|path| path == wanted.path);
-        if found {
-            Device::Present
-        } else {
-            Device::Absent
-        }
-    }
-}
-
-const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
-const PCI_DEVICES: &str = "/sys/bus/pci/devices";
-
-fn pci_path(link: &LinkView) -> Option<PciPath> {
-    match (&link.parent_device, &link.kind) {
-        (Some(device), _) if device.starts_with("virtio") => {
-            path_of_device(&Path::new(VIRTIO_DEVICES).join(device))
-        }
-        (Some(device), _) => path_of_device(&Path::new(PCI_DEVICES).join(device)),
-        // Before Linux 5.14, and only in the agent's own namespace.
-        (None, None) => {
-            let device = Path::new("/sys/class/net").join(&link.name).join("device");
-            parse_device_path(&fs::canonicalize(device).ok()?)
-        }
-        (None, Some(_)) => None,
-    }
-}
-
-/// Entries of a bus are symlinks to `../../../devices/pci…`.
-fn path_of_device(entry: &Path) -> Option<PciPath> {
-    parse_device_path(&fs::read_link(entry).ok()?)
-}
-
-/// The slots in a path below `/sys/devices`; `None` for a device on another bus.
-fn parse_device_path(path: &Path) -> Option<PciPath> {
-    let slots = path
-        .components()
-        .filter_map(|component| component.as_os_str().to_str())
-        .skip_while(|name| !name.starts_with("pci"))
-        .skip(1)
-        .map_while(parse_slot)
-        .collect();
-    PciPath::new(slots).ok()
-}
-
-/// `0000:01:00.0`: domain, bus, device and function.
-fn parse_slot(name: &str) -> Option<PciSlot> {
-    let (domain_and_bus, slot) = name.rsplit_once(':')?;
-    let (device, function) = slot.split_once('.')?;
-    let number = |digits| u8::from_str_radix(digits, 16).ok();
-    domain_and_bus.contains(':').then_some(())?;
-    PciSlot::new(number(device)?, number(function)?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_path_of_a_device_leaves_bus_numbers_out() {
-        let cases = [
-            (
-                "/sys/devices/pci0000:00/0000:00:02.0/0000:01:00.0/virtio3",
-                Some("02.0/00.0"),
-            ),
-            (
-                "/sys/devices/pci0000:00/0000:00:1c.4/0000:07:00.0/0000:08:1f.7",
-                Some("1c.4/00.0/1f.7"),
-            ),
-            ("/sys/devices/pci0000:00/0000:00:03.0/virtio0", Some("03.0")),
-            ("/sys/devices/virtual/net/lo", None),
-            ("/sys/devices/platform/a003c00.virtio_mmio/virtio1", None),
-        ];
-        for (path, expected) in cases {
-            let found = parse_device_path(Path::new(path)).map(|path| path.to_string());
-
-            assert_eq!(found.as_deref(), expected, "{path}");
+    pub(crate) fn device(self, kernel: &impl GuestKernel, wanted: &WantedNic) -> Device {
+        match self {
+            Self::Mac => Device::Unknown,
+            Self::Path if kernel.has_device(&wanted.path) => Device::Present,
+            Self::Path => Device::Absent,
         }
     }
 }

@@ -7,22 +7,29 @@
 //!   channel (bytes) ─► agent-protocol (session) ─► agent (one loop, one owner)
 //!                                                    ├─ nic-binding (what next?)
 //!                                                    ├─ nic, target, search (what is?)
-//!                                                    ├─ act (do it) ─► linux-network
-//!                                                    └─ lease (DHCP) ─► mozim, a thread per link
+//!                                                    ├─ act (do it)
+//!                                                    └─ kernel ─► linux-network, mozim, sysfs
 //! ```
+//!
+//! Everything but `kernel::linux` knows the kernel by traits alone, so that the same loop runs in a
+//! guest that is simulated in memory ([`run_in`]).
 
 mod act;
 mod agent;
 mod channel;
+#[cfg(feature = "failpoints")]
 mod failpoint;
 mod guest;
 mod identity;
+pub mod kernel;
 mod lease;
 mod nic;
 mod search;
 mod target;
+mod task;
 
-pub use agent::{AgentError, Settings, run};
-pub use channel::{ChannelKind, InvalidChannel};
+pub use agent::{AgentError, Settings, run, run_in};
+pub use channel::Channel;
 pub use guest::EnterGuestError;
 pub use identity::IdentifyBy;
+pub use kernel::{ChannelKind, InvalidChannel};

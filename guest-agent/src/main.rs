@@ -36,7 +36,6 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let settings = Settings {
-        channel: arguments.channel,
         identify_by: arguments.identify_by,
         holding: arguments.holding_netns,
     };
@@ -44,6 +43,6 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("failed to make a runtime")?;
-    runtime.block_on(guest_agent::run(settings))?;
+    runtime.block_on(guest_agent::run(&arguments.channel, settings))?;
     Ok(())
 }

@@ -1,25 +1,25 @@
 //! One declared NIC: the decisions about it, and what the agent holds open for it.
 
 use agent_protocol::{Goal, WantedNic};
-use linux_network::{LinkView, Netlink};
 use nic_binding::{LinkPlace, LinkSeen, NameInTarget, NicBinding, Sight, TargetSight};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::guest::{Guest, Located, Space, in_full, seen};
 use crate::identity::Device;
-use crate::lease::LeaseClient;
+use crate::kernel::{GuestKernel, LinkView, Netns, Rtnetlink};
+use crate::lease::RunningClient;
 use crate::search::search;
-use crate::target::{OpenTarget, TargetNews};
+use crate::target::{OpenTarget, TargetEnded};
 
 /// A NIC with all that belongs to it.
 #[derive(Debug)]
-pub(crate) struct Nic {
+pub(crate) struct Nic<K: GuestKernel> {
     pub(crate) binding: NicBinding,
-    pub(crate) target: Option<OpenTarget>,
+    pub(crate) target: Option<OpenTarget<K>>,
     /// Where its link can be acted on.
-    pub(crate) at: Option<Located>,
-    pub(crate) lease: Option<LeaseClient>,
+    pub(crate) at: Option<Located<K>>,
+    pub(crate) lease: Option<RunningClient<K::DhcpClient>>,
     /// Since when its link has been waiting for the unplug, disarmed in its container.
     pub(crate) disarmed_at: Option<Instant>,
 }
@@ -44,7 +44,7 @@ pub(crate) struct LookError {
     problem: String,
 }
 
-impl Nic {
+impl<K: GuestKernel> Nic<K> {
     pub(crate) fn new(wanted: WantedNic) -> Self {
         Self {
             binding: NicBinding::new(wanted),
@@ -58,8 +58,8 @@ impl Nic {
     /// Looks at the link and the target, and tells the decisions.
     pub(crate) async fn look(
         &mut self,
-        guest: &Guest,
-        news: &mpsc::Sender<TargetNews>,
+        guest: &Guest<K>,
+        news: &mpsc::Sender<TargetEnded>,
         effort: Effort,
     ) -> Result<(), LookError> {
         let target = self.look_at_target(guest, news).await;
@@ -87,8 +87,8 @@ impl Nic {
     /// The link has just been seen in the guest's own namespace: all that is needed is known.
     pub(crate) async fn arrive(
         &mut self,
-        guest: &Guest,
-        news: &mpsc::Sender<TargetNews>,
+        guest: &Guest<K>,
+        news: &mpsc::Sender<TargetEnded>,
         link: &LinkView,
     ) {
         let target = self.look_at_target(guest, news).await;
@@ -106,7 +106,7 @@ impl Nic {
         let disarmed = self.binding.is_disarmed();
         self.disarmed_at = disarmed.then(|| self.disarmed_at.unwrap_or_else(Instant::now));
         if !disarmed && !self.binding.needs_target() {
-            close(self.target.take());
+            self.target = None;
         }
     }
 
@@ -121,9 +121,9 @@ impl Nic {
     /// The NIC's link in `space`.
     pub(crate) async fn find_in(
         &self,
-        space: &Space,
-        guest: &Guest,
-    ) -> Option<(Located, LinkView)> {
+        space: &Space<K>,
+        guest: &Guest<K>,
+    ) -> Option<(Located<K>, LinkView)> {
         let links = space.netlink.links().await.ok()?;
         self.pick(links, space, guest)
     }
@@ -131,11 +131,11 @@ impl Nic {
     fn pick(
         &self,
         links: Vec<LinkView>,
-        space: &Space,
-        guest: &Guest,
-    ) -> Option<(Located, LinkView)> {
+        space: &Space<K>,
+        guest: &Guest<K>,
+    ) -> Option<(Located<K>, LinkView)> {
         let wanted = self.binding.wanted();
-        let is_ours = |link: &LinkView| guest.identify_by.identity(link).is_of(wanted);
+        let is_ours = |link: &LinkView| guest.identity(link).is_of(wanted);
         let link = links.into_iter().find(is_ours)?;
         let located = Located {
             space: space.clone(),
@@ -147,13 +147,13 @@ impl Nic {
     /// The target is opened when it is first needed and again when it has ended.
     async fn look_at_target(
         &mut self,
-        guest: &Guest,
-        news: &mpsc::Sender<TargetNews>,
+        guest: &Guest<K>,
+        news: &mpsc::Sender<TargetEnded>,
     ) -> TargetSight {
         // One that is still open is kept for this look: a move may have failed halfway.
         if !self.binding.needs_target() {
             return match &self.target {
-                Some(target) if !target.is_alive() => TargetSight::Gone,
+                Some(target) if !target.is_alive(&guest.kernel) => TargetSight::Gone,
                 Some(_) | None => TargetSight::NotWanted,
             };
         }
@@ -164,9 +164,9 @@ impl Nic {
         if self
             .target
             .as_ref()
-            .is_some_and(|target| !target.is_alive())
+            .is_some_and(|target| !target.is_alive(&guest.kernel))
         {
-            close(self.target.take());
+            self.target = None;
             if self.binding.is_bound() {
                 return TargetSight::Gone;
             }
@@ -189,19 +189,19 @@ impl Nic {
     /// Where the link is, or which kind of nowhere it is in.
     async fn find(
         &self,
-        guest: &Guest,
+        guest: &Guest<K>,
         effort: Effort,
-    ) -> Result<Result<(Located, LinkView), LinkPlace>, LookError> {
+    ) -> Result<Result<(Located<K>, LinkView), LinkPlace>, LookError> {
         if let Some(found) = self.where_it_was(guest).await? {
             return Ok(Ok(found));
         }
         let target = self.target.as_ref().map(|target| &target.space);
         let last = self.at.as_ref().map(|at| &at.space);
-        let device = guest.identify_by.device(self.binding.wanted());
+        let device = guest.device(self.binding.wanted());
         if device == Device::Absent {
             return Ok(Err(LinkPlace::Nowhere));
         }
-        let mut asked: Vec<&Space> = Vec::new();
+        let mut asked: Vec<&Space<K>> = Vec::new();
         let known = [Some(&guest.own), Some(&guest.holding), target, last];
         for space in known.into_iter().flatten() {
             if asked.iter().any(|asked| asked.is(space)) {
@@ -231,8 +231,8 @@ impl Nic {
     /// The link, when it is still where it was: one question instead of one per namespace.
     pub(crate) async fn where_it_was(
         &self,
-        guest: &Guest,
-    ) -> Result<Option<(Located, LinkView)>, LookError> {
+        guest: &Guest<K>,
+    ) -> Result<Option<(Located<K>, LinkView)>, LookError> {
         let Some(at) = &self.at else { return Ok(None) };
         let link = at.space.netlink.link(at.index).await;
         let link = link.map_err(|error| self.look_error(in_full(&error)))?;
@@ -242,8 +242,8 @@ impl Nic {
 
     async fn place(
         &self,
-        guest: &Guest,
-        located: &Located,
+        guest: &Guest<K>,
+        located: &Located<K>,
         link: LinkView,
     ) -> Result<LinkPlace, String> {
         let space = &located.space;
@@ -301,16 +301,8 @@ impl Nic {
     }
 }
 
-/// Closes what was held open of a target, aside: closing a packet socket waits for an RCU grace
-/// period (`packet_release`, Linux 6.1), and the link should not.
-pub(crate) fn close(target: Option<OpenTarget>) {
-    if let Some(target) = target {
-        tokio::task::spawn_blocking(move || drop(target));
-    }
-}
-
 /// A link with its addresses and routes.
-pub(crate) async fn details(netlink: &Netlink, link: &LinkView) -> Result<LinkSeen, String> {
+pub(crate) async fn details(netlink: &impl Rtnetlink, link: &LinkView) -> Result<LinkSeen, String> {
     let with_addresses = with_addresses(netlink, link).await?;
     let routes = netlink.routes(link.index).await;
     let routes = routes.map_err(|error| in_full(&error))?;
@@ -320,7 +312,7 @@ pub(crate) async fn details(netlink: &Netlink, link: &LinkView) -> Result<LinkSe
     })
 }
 
-async fn with_addresses(netlink: &Netlink, link: &LinkView) -> Result<LinkSeen, String> {
+async fn with_addresses(netlink: &impl Rtnetlink, link: &LinkView) -> Result<LinkSeen, String> {
     let addresses = netlink.addresses(link.index).await;
     let addresses = addresses.map_err(|error| in_full(&error))?;
     Ok(LinkSeen {

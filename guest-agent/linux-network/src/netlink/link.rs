@@ -34,11 +34,13 @@ operation_error! {
 /// What to change of a link; what is `None` stays. All of it travels in one message, which the
 /// kernel works through in the order of the fields here (`do_setlink` in net/core/rtnetlink.c) and
 /// does not undo when a later part fails, except that nothing has happened yet when the move fails.
-#[derive(Debug, Clone, Default)]
-pub struct LinkChange<'a> {
+///
+/// `N` is the handle of a namespace: another one than [`Netns`] where the kernel is simulated.
+#[derive(Debug, Clone)]
+pub struct LinkChange<'a, N = Netns> {
     /// Moves it, switched off, into another namespace; `name` is then the name it gets there, in
     /// one step, and what follows happens there.
-    pub move_to: Option<&'a Netns>,
+    pub move_to: Option<&'a N>,
     /// Its Ethernet address.
     pub mac: Option<MacAddr>,
     /// Largest packet.
@@ -49,6 +51,19 @@ pub struct LinkChange<'a> {
     pub alias: Option<&'a str>,
     /// Switches it on or off.
     pub admin: Option<AdminState>,
+}
+
+impl<N> Default for LinkChange<'_, N> {
+    fn default() -> Self {
+        Self {
+            move_to: None,
+            mac: None,
+            mtu: None,
+            name: None,
+            alias: None,
+            admin: None,
+        }
+    }
 }
 
 impl LinkChange<'_> {
