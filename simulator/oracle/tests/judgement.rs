@@ -1,5 +1,7 @@
 //! A healthy system is found healthy, and each thing that is wrong with it is named.
 
+#![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
+
 use std::collections::BTreeMap;
 
 use host_api::{Limit, LimitScope, Nic, NicState};

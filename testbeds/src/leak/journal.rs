@@ -8,77 +8,32 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use oracle::{JournalClaim, JournalRow, JournalView};
 use rusqlite::{Connection, OpenFlags, Transaction};
-use serde_json::Value;
 
 /// hostd's commits hold the file for milliseconds, a checkpoint a little longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One row of the table `record`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JournalRow {
-    /// `nic`, `token` or `meta`.
-    pub kind: String,
-    /// The NIC's id, or `TENANT/TOKEN`.
-    pub key: String,
-    /// What it says; nothing when it is no JSON.
-    pub body: Option<Value>,
+/// Reads both tables of the file at `path` at one moment, and never writes to it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) async fn read(path: &Path) -> Result<JournalView> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || {
+        read_now(&path).with_context(|| format!("reading {}", path.display()))
+    })
+    .await?
 }
 
-/// One row of the table `claim`: what a record holds so that no other one can.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JournalClaim {
-    /// Of which record, by kind and key.
-    pub owner: (String, String),
-    /// `mac`, `address/NETWORK` or `slot/VM`.
-    pub scope: String,
-    /// What is held.
-    pub value: String,
-}
-
-/// Both tables at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct JournalState {
-    /// Every record.
-    pub rows: Vec<JournalRow>,
-    /// Every claim.
-    pub claims: BTreeSet<JournalClaim>,
-}
-
-impl JournalState {
-    /// Reads the file at `path`, and never writes to it.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn of(path: &Path) -> Result<Self> {
-        let path = path.to_owned();
-        tokio::task::spawn_blocking(move || {
-            Self::read(&path).with_context(|| format!("reading {}", path.display()))
-        })
-        .await?
-    }
-
-    fn read(path: &Path) -> Result<Self> {
-        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        let moment = connection.transaction()?;
-        Ok(Self {
-            rows: rows(&moment)?,
-            claims: claims(&moment)?,
-        })
-    }
-
-    /// What one record claims, as scope and value.
-    pub fn claims_of<'a>(
-        &'a self,
-        kind: &'a str,
-        key: &'a str,
-    ) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.claims
-            .iter()
-            .filter(move |claim| claim.owner.0 == kind && claim.owner.1 == key)
-            .map(|claim| (claim.scope.as_str(), claim.value.as_str()))
-    }
+fn read_now(path: &Path) -> Result<JournalView> {
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let moment = connection.transaction()?;
+    Ok(JournalView {
+        rows: rows(&moment)?,
+        claims: claims(&moment)?,
+    })
 }
 
 fn rows(moment: &Transaction<'_>) -> Result<Vec<JournalRow>> {
@@ -104,4 +59,41 @@ fn claims(moment: &Transaction<'_>) -> Result<BTreeSet<JournalClaim>> {
         })
     })?;
     Ok(found.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use journal::{Batch, Claim, Journal, Row, RowKind, SqliteJournal};
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_hostd_writes_is_read_and_what_is_no_json_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.sqlite");
+        let journal = SqliteJournal::open(&path).unwrap();
+        let row = Row {
+            kind: RowKind::Nic,
+            key: "nic-abc0123xyz".to_owned(),
+            body: json!({ "state": "in_use" }).to_string(),
+            claims: vec![Claim::new("mac", "5a:00:00:00:00:01")],
+        };
+        journal.commit(Batch::default().put(row)).await.unwrap();
+        let torn = "INSERT INTO record VALUES ('token', 'torn', '{', 0)";
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(torn)
+            .unwrap();
+
+        let state = read(&path).await.unwrap();
+
+        assert_eq!(state.rows[0].body, Some(json!({ "state": "in_use" })));
+        assert_eq!(
+            (state.rows[1].key.as_str(), &state.rows[1].body),
+            ("torn", &None)
+        );
+        let claims: Vec<_> = state.claims_of("nic", "nic-abc0123xyz").collect();
+        assert_eq!(claims, [("mac", "5a:00:00:00:00:01")]);
+    }
 }

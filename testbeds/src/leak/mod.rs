@@ -1,11 +1,12 @@
 //! The leak check: everything that exists must have an owner that hostd's API knows, and every NIC
-//! that is in use must really be there.
+//! that is in use must really be there. A bed is looked at from all sides, the oracle judges.
 //!
 //! ```text
-//!   hostd's API ─► NICs ─┬─► links, bridge ports, qdiscs of the host
-//!                        ├─► rows and claims of hostd's journal, read from its file
-//!                        ├─► devices, backends, libvirt's XML of each VM
-//!                        └─► virtio NICs, links in its own and in named namespaces of each guest
+//!   hostd's API ─► NICs, limits ────────────────────────────┐
+//!   ip, tc ──────► links, bridge ports, qdiscs of the host ─┤
+//!   its file ────► rows and claims of hostd's journal ──────┼─► SystemView ─► oracle ─► findings
+//!   QMP, virsh ──► devices, backends, libvirt's XML ────────┤
+//!   shells ──────► virtio NICs, links of each guest ────────┘
 //! ```
 //!
 //! An operation is answered when what it is about is done, and puts things away for a moment after
@@ -13,20 +14,21 @@
 //! quarantine: what only the quarantine takes away has leaked.
 
 mod journal;
-mod records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use host_api::{Nic, NicState};
-use nic_model::NicId;
+use nic_model::{NicId, PciPath, PowerState};
+use oracle::{
+    GuestLink, GuestView, HostView, Moment, Place, PortView, Reachability, SystemView, VmView,
+};
 
 use crate::bed::{Bed, Vm};
 use crate::inspection::{GuestState, HostState, QemuState};
 use crate::site::BRIDGE;
 
-pub use journal::{JournalClaim, JournalRow, JournalState};
+pub use oracle::Violation as Finding;
 
 /// How long hostd may go on putting things away. Half of [`crate::hostd::QUARANTINE`].
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -35,9 +37,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Prefix of the agent's own named namespaces in the guest.
 const AGENT_NETNS_PREFIX: &str = "nicferry";
-
-/// One thing that should not be, or is missing: a sentence.
-pub type Finding = String;
 
 /// Everything that is wrong with a bed and stays so.
 ///
@@ -54,202 +53,187 @@ pub async fn at_rest(bed: &Bed) -> Result<Vec<Finding>> {
     }
 }
 
-/// Everything that is wrong with a bed now.
+/// Everything that is wrong with a bed that is at rest.
 ///
 /// # Errors
 /// When something cannot be looked at.
 pub async fn findings(bed: &Bed) -> Result<Vec<Finding>> {
-    let client = bed.client();
-    let nics = client.nics().await?.nics;
-    let nics: BTreeMap<NicId, Nic> = nics.into_iter().map(|nic| (nic.id.clone(), nic)).collect();
-    let host = HostState::of(bed.site()).await?;
-    let mut findings = on_host(&nics, &host, bed.bare_host());
-    let limits = client.limits().await?.limits;
-    let told = records::Told {
-        nics: &nics,
-        limits: &limits,
-    };
-    let journal = JournalState::of(bed.hostd().journal()).await?;
-    findings.extend(records::in_journal(told, &journal));
-    for vm in bed.running_vms().await {
-        findings.extend(in_vm(&nics, bed, &vm).await?);
-    }
+    let view = look(bed).await?;
+    let mut findings = oracle::violations(&view, Moment::AtRest);
+    findings.extend(left_namespaces(&view));
     Ok(findings)
 }
 
-fn on_host(nics: &BTreeMap<NicId, Nic>, host: &HostState, bare: &HostState) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// The bed from all sides.
+async fn look(bed: &Bed) -> Result<SystemView> {
+    let client = bed.client();
+    let nics = client.nics().await?.nics;
+    let host = HostState::of(bed.site()).await?;
+    let mut view = SystemView {
+        nics: nics.into_iter().map(|nic| (nic.id.clone(), nic)).collect(),
+        host: host_view(&host, bed.bare_host()),
+        limits: client.limits().await?.limits,
+        journal: Some(journal::read(bed.hostd().journal()).await?),
+        vms: BTreeMap::new(),
+    };
+    for vm in bed.running_vms().await {
+        view.vms.insert(vm.id.clone(), look_into(bed, &vm).await?);
+    }
+    Ok(view)
+}
+
+/// Scenarios take away what they have made.
+fn left_namespaces(view: &SystemView) -> Vec<Finding> {
+    let guests = view
+        .vms
+        .iter()
+        .filter_map(|(vm, state)| Some((vm, state.guest.as_ref()?)));
+    let left = guests.flat_map(|(vm, guest)| {
+        let strange = |name: &&String| !name.starts_with(AGENT_NETNS_PREFIX);
+        let left = guest.named.iter().filter(strange);
+        left.map(move |name| format!("{vm}: the namespace {name} is left"))
+    });
+    left.collect()
+}
+
+fn host_view(host: &HostState, bare: &HostState) -> HostView {
+    let mut view = HostView::default();
     for (link, master) in &host.links {
         if bare.links.contains_key(link) {
-            let expected = bare.qdiscs.get(link);
-            if host.qdiscs.get(link) != expected {
-                findings.push(format!("host: the qdiscs of {link} are not what they were"));
+            if host.qdiscs.get(link) != bare.qdiscs.get(link) {
+                let what = format!("host: the qdiscs of {link} are not what they were");
+                view.disturbed.push(what);
             }
-            continue;
-        }
-        let owner = NicId::from_link_name(link).and_then(|nic| nics.get(&nic));
-        match owner {
-            Some(nic) if nic.placement.is_some() => {}
-            Some(nic) => findings.push(format!("host: {link} is there, {} is nowhere", nic.id)),
-            None => findings.push(format!("host: {link} (in {master:?}) has no owner")),
-        }
-    }
-    let in_use = nics.values().filter(|nic| nic.state == NicState::InUse);
-    for nic in in_use {
-        if host.links.get(&nic.id.tap_name()) != Some(&Some(BRIDGE.to_owned())) {
-            findings.push(format!(
-                "host: {} is in use without a port in {BRIDGE}",
-                nic.id
-            ));
+        } else if NicId::from_link_name(link).is_some() {
+            view.ports
+                .insert(link.clone(), port_view(master.as_deref()));
+        } else {
+            let what = format!("host: {link} (in {master:?}) has no owner");
+            view.disturbed.push(what);
         }
     }
-    findings
+    view
 }
 
-async fn in_vm(nics: &BTreeMap<NicId, Nic>, bed: &Bed, vm: &Vm) -> Result<Vec<Finding>> {
-    let placed: BTreeMap<&NicId, &Nic> = nics
-        .iter()
-        .filter(|(_, nic)| {
-            nic.placement
-                .as_ref()
-                .is_some_and(|place| place.vm == vm.id)
-        })
-        .collect();
+fn port_view(bridge: Option<&str>) -> PortView {
+    PortView {
+        bridge: bridge.map(str::to_owned),
+        passes: if bridge == Some(BRIDGE) {
+            Reachability::Open
+        } else {
+            Reachability::Closed
+        },
+        filters: None,
+        holder: None,
+    }
+}
+
+async fn look_into(bed: &Bed, vm: &Vm) -> Result<VmView> {
     let qemu = QemuState::of(bed.world(), &vm.id).await?;
-    let guest = GuestState::of(&vm.guest).await?;
-    let mut findings = in_qemu(&placed, &qemu);
-    findings.extend(in_guest(&placed, &guest));
-    let at = |finding: Finding| format!("{}: {finding}", vm.id);
-    Ok(findings.into_iter().map(at).collect())
+    let devices = qemu.devices.union(&qemu.defined);
+    Ok(VmView {
+        power: PowerState::Running,
+        devices: devices
+            .map(|device| (device.clone(), oracle::DeviceView::default()))
+            .collect(),
+        netdevs: qemu.netdevs,
+        guest: Some(guest_view(GuestState::of(&vm.guest).await?)),
+    })
 }
 
-fn in_qemu(placed: &BTreeMap<&NicId, &Nic>, qemu: &QemuState) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let owned = |id: &Option<NicId>| id.as_ref().is_some_and(|nic| placed.contains_key(nic));
-    for device in qemu.devices.union(&qemu.defined) {
-        if !owned(&NicId::from_device_id(device)) {
-            findings.push(format!("the device {device} has no owner"));
-        }
+/// Namespaces without a name are not looked into, so nothing is said of addresses: a NIC whose link
+/// is not found may be in one of those.
+fn guest_view(guest: GuestState) -> GuestView {
+    let link = |place: Place, name: String| GuestLink {
+        place,
+        name,
+        mac: None,
+    };
+    let own = guest.own_links.into_iter();
+    let own: Vec<GuestLink> = own.map(|name| link(Place::Own, name)).collect();
+    let named = guest.named.iter().flat_map(|(netns, links)| {
+        let names = links.iter().cloned();
+        names.map(move |name| link(Place::Named(netns.clone()), name))
+    });
+    let links = own.into_iter().chain(named).collect();
+    let paths = guest.virtio_nics.iter().filter_map(|nic| pci_path(nic));
+    GuestView {
+        devices: Some(paths.collect()),
+        links,
+        named: guest.named.into_keys().collect(),
     }
-    for netdev in &qemu.netdevs {
-        if !owned(&NicId::from_netdev_id(netdev)) {
-            findings.push(format!("the backend {netdev} has no owner"));
-        }
-    }
-    for (nic, record) in placed {
-        if record.state == NicState::InUse && !qemu.has(nic) {
-            findings.push(format!("{nic} is in use, but QEMU does not have it"));
-        }
-    }
-    findings
-}
-
-fn in_guest(placed: &BTreeMap<&NicId, &Nic>, guest: &GuestState) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    // sysfs: …/pci0000:00/0000:00:10.0/0000:01:00.0/virtio4. The path without bus numbers is what
-    // hostd calls the PCI path.
-    let paths: BTreeSet<String> = placed
-        .values()
-        .filter_map(|nic| nic.placement.as_ref())
-        .map(|place| place.pci_path.to_string())
-        .collect();
-    for nic in &guest.virtio_nics {
-        if !pci_path(nic).is_some_and(|path| paths.contains(&path)) {
-            findings.push(format!("the guest's device {nic} has no owner"));
-        }
-    }
-    if !guest.own_links.is_empty() {
-        findings.push(format!(
-            "links in the guest's own namespace: {:?}",
-            guest.own_links
-        ));
-    }
-    for (name, links) in &guest.named {
-        if !name.starts_with(AGENT_NETNS_PREFIX) {
-            findings.push(format!(
-                "the namespace {name} is left, with links {links:?}"
-            ));
-        } else if placed.is_empty() && !links.is_empty() {
-            findings.push(format!("links nobody owns in {name}: {links:?}"));
-        }
-    }
-    findings
 }
 
 /// `0000:00:10.0/0000:01:00.0` in a sysfs path is `10.0/00.0`.
-fn pci_path(sysfs: &str) -> Option<String> {
+fn pci_path(sysfs: &str) -> Option<PciPath> {
     let (_, below_root) = sysfs.split_once("/pci0000:00/")?;
     let slots = below_root
         .split('/')
         .filter(|part| part.len() == "0000:00:10.0".len());
-    let paths: Vec<&str> = slots.filter_map(|slot| slot.rsplit(':').next()).collect();
-    Some(paths.join("/"))
+    let path: Vec<&str> = slots.filter_map(|slot| slot.rsplit(':').next()).collect();
+    path.join("/").parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_link_without_a_record_is_a_leak() {
-        let bare = HostState {
-            links: [("lo".to_owned(), None)].into(),
+    fn bare() -> HostState {
+        HostState {
+            links: [("br-blue".to_owned(), None)].into(),
             qdiscs: BTreeMap::new(),
-        };
-        let mut host = bare.clone();
-        host.links.insert("nf-abc0123xyz".to_owned(), None);
-
-        let findings = on_host(&BTreeMap::new(), &host, &bare);
-
-        assert_eq!(findings, ["host: nf-abc0123xyz (in None) has no owner"]);
+        }
     }
 
     #[test]
-    fn a_qdisc_that_appeared_on_a_link_of_the_hosts_is_a_leak() {
-        let bare = HostState {
-            links: [("br-blue".to_owned(), None)].into(),
-            qdiscs: BTreeMap::new(),
-        };
-        let mut host = bare.clone();
+    fn only_what_hostd_could_have_made_is_a_port() {
+        let mut host = bare();
+        let blue = Some("br-blue".to_owned());
+        host.links.insert("nf-abc0123xyz".to_owned(), blue);
+        host.links.insert("vnet0".to_owned(), None);
         host.qdiscs
             .insert("br-blue".to_owned(), ["tbf 1:".to_owned()].into());
 
-        let findings = on_host(&BTreeMap::new(), &host, &bare);
+        let view = host_view(&host, &bare());
 
+        assert_eq!(view.ports["nf-abc0123xyz"].passes, Reachability::Open);
+        let expected = [
+            "host: the qdiscs of br-blue are not what they were",
+            "host: vnet0 (in None) has no owner",
+        ];
+        assert_eq!(view.disturbed, expected);
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_the_agents_was_left_by_a_scenario() {
+        let guest = |names: &[&str]| SystemView {
+            vms: [(
+                "vm1".parse().unwrap(),
+                VmView {
+                    power: PowerState::Running,
+                    devices: BTreeMap::new(),
+                    netdevs: [].into(),
+                    guest: Some(GuestView {
+                        named: names.iter().map(|&name| name.to_owned()).collect(),
+                        ..GuestView::default()
+                    }),
+                },
+            )]
+            .into(),
+            ..SystemView::default()
+        };
+
+        assert!(left_namespaces(&guest(&["nicferry-holding"])).is_empty());
         assert_eq!(
-            findings,
-            ["host: the qdiscs of br-blue are not what they were"]
+            left_namespaces(&guest(&["nicferry-holding", "blue"])),
+            ["vm1: the namespace blue is left"]
         );
-    }
-
-    #[test]
-    fn devices_and_backends_without_a_record_are_leaks() {
-        let qemu = QemuState {
-            devices: ["ua-nic-abc0123xyz".to_owned()].into(),
-            netdevs: ["hostua-nic-abc0123xyz".to_owned()].into(),
-            defined: BTreeSet::new(),
-        };
-
-        assert_eq!(in_qemu(&BTreeMap::new(), &qemu).len(), 2);
-    }
-
-    #[test]
-    fn a_guest_is_clean_with_nothing_but_the_agents_empty_namespace() {
-        let mut guest = GuestState {
-            own_links: BTreeSet::new(),
-            virtio_nics: BTreeSet::new(),
-            named: [("nicferry-holding".to_owned(), BTreeSet::new())].into(),
-        };
-        assert_eq!(in_guest(&BTreeMap::new(), &guest), Vec::<Finding>::new());
-
-        guest.named.insert("blue".to_owned(), BTreeSet::new());
-        assert_eq!(in_guest(&BTreeMap::new(), &guest).len(), 1);
     }
 
     #[test]
     fn a_sysfs_path_leads_to_the_pci_path_that_hostd_tells() {
         let sysfs = "/sys/devices/pci0000:00/0000:00:10.1/0000:02:00.0/virtio4";
 
-        assert_eq!(pci_path(sysfs).unwrap(), "10.1/00.0");
+        assert_eq!(pci_path(sysfs).unwrap().to_string(), "10.1/00.0");
     }
 }

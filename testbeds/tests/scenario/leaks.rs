@@ -102,7 +102,7 @@ async fn the_leak_check_finds_what_is_left_in_a_vm(bed: &Bed) -> Result<()> {
             &format!("vm1: the device {DEVICE} has no owner"),
             &format!("vm1: the backend {BACKEND} has no owner"),
             "vm1: the guest's device",
-            "vm1: links in the guest's own namespace",
+            "is in the guest's own namespace",
             &format!("vm1: the namespace {NETNS} is left"),
         ],
     )
