@@ -1,7 +1,7 @@
 //! One VM's line to the agent in its guest: a task that owns channel and session.
 //!
 //! ```text
-//!   worker ── want / forget (bounded) ──► AgentLink ◄── bytes ──► channel (unix socket) ◄──► guest
+//!   worker ── want / forget (bounded) ──► AgentLink ◄── bytes ──► channel ◄──► guest
 //!      ▲                                     │
 //!      └──────── AgentView (watch) ◄─────────┘
 //! ```
@@ -12,8 +12,12 @@
 //! channel alone.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
-use std::path::PathBuf;
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agent_protocol::{
@@ -21,14 +25,12 @@ use agent_protocol::{
     SessionNonce, VersionRange, WantedNic,
 };
 use nic_model::{BootId, NicId, VmId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::clock::unix_ms;
 use crate::supervisor::{Course, Supervisor};
+use crate::surroundings::{ChannelStream, Surroundings};
 
 /// Versions of the agent protocol that hostd speaks.
 const VERSIONS: VersionRange = VersionRange {
@@ -120,7 +122,7 @@ pub struct AgentHandle {
 impl AgentHandle {
     /// Starts the task; it ends when every handle is dropped.
     #[must_use]
-    pub fn spawn(vm: VmId, supervisor: &Supervisor) -> Self {
+    pub fn spawn(vm: VmId, supervisor: &Supervisor, surroundings: &Surroundings) -> Self {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (view_out, view) = watch::channel(AgentView::default());
         let name = format!("the agent's line of VM {vm}");
@@ -131,6 +133,7 @@ impl AgentHandle {
             view: view_out,
             origin: Instant::now(),
             path: None,
+            surroundings: surroundings.clone(),
         };
         supervisor.spawn(name, Course::UntilDone, link.run());
         Self { commands, view }
@@ -179,6 +182,7 @@ struct AgentLink {
     view: watch::Sender<AgentView>,
     origin: Instant,
     path: Option<PathBuf>,
+    surroundings: Surroundings,
 }
 
 /// Why a connection to a channel is over.
@@ -204,7 +208,8 @@ impl AgentLink {
                     _ => continue,
                 }
             };
-            let hangup = match self.obey_during(connect(&path)).await {
+            let dialling = connect(self.surroundings.clone(), path);
+            let hangup = match self.obey_during(dialling).await {
                 Ok(Ok(stream)) => {
                     let began = Instant::now();
                     let hangup = self.serve(stream).await;
@@ -236,8 +241,9 @@ impl AgentLink {
     /// Takes commands until `work` is done; gives it up when there is no use for it any more.
     async fn obey_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Hangup> {
         tokio::select! {
-            done = work => Ok(done),
+            biased;
             hangup = self.commands_until_channel_changes() => Err(hangup),
+            done = work => Ok(done),
         }
     }
 
@@ -288,12 +294,12 @@ impl AgentLink {
         }
     }
 
-    /// Talks over one connection until it is over.
-    async fn serve(&mut self, stream: UnixStream) -> Hangup {
+    /// Talks over one connection until it is over. What ends by itself comes first: the timer sets
+    /// its next deadline, the worker's queue is short; a guest may send without end.
+    async fn serve(&mut self, mut stream: Box<dyn ChannelStream>) -> Hangup {
         self.set_state(AgentState::Connecting);
-        let (mut reader, mut writer) = stream.into_split();
-        self.session.start(SessionNonce(rand::random()), self.now());
-        let mut buffer = vec![0; READ_BYTES];
+        let nonce = u64::from_le_bytes(self.surroundings.random());
+        self.session.start(SessionNonce(nonce), self.now());
         let mut outgoing: Option<Outgoing> = None;
         loop {
             if outgoing.is_none() {
@@ -301,24 +307,22 @@ impl AgentLink {
             }
             let deadline = self.deadline();
             let dropped = self.session.counters().dropped_bytes;
+            let (session, now) = (&mut self.session, self.origin.elapsed());
+            let receive = |bytes: &[u8]| session.handle_bytes(bytes, now);
             tokio::select! {
-                read = reader.read(&mut buffer) => match read {
-                    Ok(0) => return Hangup::Broken(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(len) => self.session.handle_bytes(&buffer[..len], self.now()),
-                    Err(error) => return Hangup::Broken(error),
-                },
-                written = write_some(&mut writer, &mut outgoing), if outgoing.is_some() => {
-                    if let Err(error) = written {
-                        return Hangup::Broken(error);
-                    }
+                biased;
+                () = tokio::time::sleep_until(deadline) => {
+                    self.session.handle_timeout(self.now());
                 }
                 command = self.commands.recv() => match command.map(|command| self.obey(command)) {
                     None => return Hangup::Ended,
                     Some(Some(hangup)) => return hangup,
                     Some(None) => {}
                 },
-                () = tokio::time::sleep_until(deadline) => {
-                    self.session.handle_timeout(self.now());
+                moved = move_bytes(&mut stream, &mut outgoing, receive) => {
+                    if let Err(error) = moved {
+                        return Hangup::Broken(error);
+                    }
                 }
             }
             if let Some(reason) = self.publish_events() {
@@ -398,7 +402,7 @@ impl AgentLink {
                 return false;
             }
             view.state = state;
-            view.since_ms = unix_ms();
+            view.since_ms = self.surroundings.unix_ms();
             view.reports.clear();
             true
         });
@@ -427,24 +431,73 @@ impl Outgoing {
     fn new(frame: Vec<u8>) -> Self {
         Self { frame, written: 0 }
     }
-}
 
-async fn write_some(
-    writer: &mut OwnedWriteHalf,
-    outgoing: &mut Option<Outgoing>,
-) -> io::Result<()> {
-    let Some(current) = outgoing else {
-        return Ok(());
-    };
-    current.written += writer.write(&current.frame[current.written..]).await?;
-    if current.written == current.frame.len() {
-        *outgoing = None;
+    fn poll_write(
+        &mut self,
+        stream: &mut Box<dyn ChannelStream>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Written>> {
+        let rest = &self.frame[self.written..];
+        self.written += ready!(Pin::new(stream).poll_write(context, rest))?;
+        Poll::Ready(Ok(if self.written == self.frame.len() {
+            Written::Whole
+        } else {
+            Written::InPart
+        }))
     }
-    Ok(())
 }
 
-async fn connect(path: &std::path::Path) -> io::Result<UnixStream> {
-    tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(path))
+/// How much of a frame has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Whole,
+    InPart,
+}
+
+/// Waits until something has been read or written. Reading comes first, so that what a guest has
+/// said before it hung up is heard; it ends by itself, since the session allows so many bytes. What
+/// is read goes to `receive` at once, from the stack: a line on which nothing happens holds no room
+/// for it.
+async fn move_bytes(
+    stream: &mut Box<dyn ChannelStream>,
+    outgoing: &mut Option<Outgoing>,
+    mut receive: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    poll_fn(|context| {
+        if let Poll::Ready(read) = poll_read(stream, context, &mut receive) {
+            return Poll::Ready(read);
+        }
+        let Some(frame) = outgoing else {
+            return Poll::Pending;
+        };
+        if ready!(frame.poll_write(stream, context))? == Written::Whole {
+            *outgoing = None;
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+fn poll_read(
+    stream: &mut Box<dyn ChannelStream>,
+    context: &mut Context<'_>,
+    receive: &mut impl FnMut(&[u8]),
+) -> Poll<io::Result<()>> {
+    let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
+    let mut buffer = ReadBuf::uninit(&mut buffer);
+    ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
+    Poll::Ready(match buffer.filled() {
+        [] => Err(io::ErrorKind::UnexpectedEof.into()),
+        filled => {
+            receive(filled);
+            Ok(())
+        }
+    })
+}
+
+async fn connect(surroundings: Surroundings, path: PathBuf) -> io::Result<Box<dyn ChannelStream>> {
+    let path: &Path = &path;
+    tokio::time::timeout(CONNECT_DEADLINE, surroundings.channels.dial(path))
         .await
         .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -494,6 +547,7 @@ mod tests {
             view: watch::channel(AgentView::default()).0,
             origin: Instant::now(),
             path: None,
+            surroundings: Surroundings::default(),
         };
         (link, sender)
     }

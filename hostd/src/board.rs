@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent_protocol::{BindStep, Phase};
 use nic_lifecycle::{Blocked, NicRecord, NicState, Step};
 use nic_model::{IpNet, NicId, VmId};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
-use crate::clock::unix_ms;
+use crate::surroundings::{SystemClock, WallClock};
 
 /// Events kept for a client that comes back with the id of the last one it saw.
 const KEPT_EVENTS: usize = 4096;
@@ -124,6 +125,7 @@ pub enum Happening {
 /// The board itself.
 #[derive(Debug)]
 pub struct Board {
+    clock: Arc<dyn WallClock>,
     nics: Mutex<BTreeMap<NicId, watch::Sender<LiveNic>>>,
     history: Mutex<History>,
     events: broadcast::Sender<BoardEvent>,
@@ -145,16 +147,24 @@ pub struct Subscription {
 }
 
 impl Default for Board {
+    /// One by the system's clock.
     fn default() -> Self {
+        Self::new(Arc::new(SystemClock))
+    }
+}
+
+impl Board {
+    /// An empty board.
+    #[must_use]
+    pub fn new(clock: Arc<dyn WallClock>) -> Self {
         Self {
+            clock,
             nics: Mutex::default(),
             history: Mutex::default(),
             events: broadcast::channel(LAG).0,
         }
     }
-}
 
-impl Board {
     /// What is observed of a NIC now.
     #[must_use]
     pub fn nic(&self, id: &NicId) -> LiveNic {
@@ -341,7 +351,7 @@ impl Board {
         history.last_id += 1;
         let event = BoardEvent {
             id: history.last_id,
-            at_ms: unix_ms(),
+            at_ms: self.clock.unix_ms(),
             nic,
             vm,
             what,

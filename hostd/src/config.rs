@@ -252,7 +252,15 @@ impl Config {
             path: path.to_owned(),
             cause,
         })?;
-        let raw: RawConfig = toml::from_str(&text).map_err(|cause| ConfigError::Syntax {
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file that errors are to name `path`.
+    ///
+    /// # Errors
+    /// When it cannot be parsed or accepted.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text).map_err(|cause| ConfigError::Syntax {
             path: path.to_owned(),
             cause: Box::new(cause),
         })?;

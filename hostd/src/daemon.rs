@@ -14,7 +14,6 @@ use linux_network::Netns;
 use nic_lifecycle::NicState;
 use nic_model::{NetworkName, VmId};
 use port::{BridgePorts, PortProvider, TapAccess, TapPorts};
-use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::agent_link::AgentHandle;
 use crate::board::Board;
@@ -25,6 +24,7 @@ use crate::ports::HostPorts;
 use crate::service::Service;
 use crate::store::{OpenStoreError, Store};
 use crate::supervisor::{Course, Supervisor, TaskEnded};
+use crate::surroundings::Surroundings;
 use crate::worker::{Nudge, Tools};
 
 /// A hypervisor and what it implies for ports.
@@ -54,7 +54,6 @@ pub struct VmHandle {
     pub agent: AgentHandle,
     /// Its worker's bell.
     pub nudge: Arc<Nudge>,
-    pub(crate) worker: AbortHandle,
 }
 
 /// The VMs under hostd's care.
@@ -96,7 +95,6 @@ pub struct Daemon {
     /// What it does for clients.
     pub service: Arc<Service>,
     supervisor: Supervisor,
-    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -105,7 +103,8 @@ impl Daemon {
     /// # Errors
     /// When the journal or a hypervisor cannot be used.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let board = Arc::new(Board::default());
+        let surroundings = Surroundings::default();
+        let board = Arc::new(Board::new(surroundings.clock.clone()));
         let journal = Arc::new(SqliteJournal::open(&config.journal)?);
         let store = Arc::new(Store::open(config.site.clone(), journal, board.clone())?);
         let tools = Tools {
@@ -113,6 +112,7 @@ impl Daemon {
             board,
             ports: Arc::new(HostPorts::new(port_providers(config).await?)),
             patience: config.patience,
+            surroundings,
         };
         Ok(Self::over(backends(config)?, tools))
     }
@@ -124,27 +124,15 @@ impl Daemon {
         let supervisor = Supervisor::default();
         let endless = Course::Endless;
         let janitor = janitor::run(tools.clone());
-        let mut tasks = vec![supervisor.spawn("the janitor".to_owned(), endless, janitor)];
+        supervisor.spawn("the janitor".to_owned(), endless, janitor);
         for backend in backends {
             let keeper = Keeper::new(backend, vms.clone(), tools.clone(), supervisor.clone());
             let name = "the keeper of a hypervisor".to_owned();
-            tasks.push(supervisor.spawn(name, endless, keeper.run()));
+            supervisor.spawn(name, endless, keeper.run());
         }
-        let Tools {
-            store,
-            board,
-            ports,
-            ..
-        } = tools;
         Self {
-            service: Arc::new(Service {
-                store,
-                board,
-                ports,
-                vms,
-            }),
+            service: Arc::new(Service::new(tools, vms, supervisor.clone())),
             supervisor,
-            tasks,
         }
     }
 
@@ -153,10 +141,11 @@ impl Daemon {
         self.supervisor.first_end().await
     }
 
-    /// Ends every task. Nothing is lost: the next start continues from the journal and the world.
+    /// Ends every task at once, as `kill -9` would: none does anything any more, and what they
+    /// held is let go of. Nothing is lost: the next start continues from the journal and the world.
     pub fn stop(&self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-        self.service.vms.stop_all();
+        self.supervisor.stop();
+        self.service.vms.clear();
     }
 }
 
@@ -260,10 +249,10 @@ impl VmRegistry {
             .for_each(|handle| handle.nudge.world_changed());
     }
 
-    fn stop_all(&self) {
-        self.lock()
-            .values()
-            .for_each(|handle| handle.worker.abort());
+    /// The agents' lines end with their last handles.
+    fn clear(&self) {
+        let handles = std::mem::take(&mut *self.lock());
+        drop(handles);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VmId, VmHandle>> {

@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use nic_model::NicId;
 use port::{Holder, PortView};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::clock::unix_ms;
 use crate::daemon::half_deleted;
 use crate::service::finish_deletion;
 use crate::worker::{Tools, chain};
@@ -28,10 +27,12 @@ const ROUND: Duration = Duration::from_secs(5);
 pub(crate) async fn run(tools: Tools) {
     let mut quarantine = BTreeMap::new();
     let mut rounds = tokio::time::interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            nic = tools.ports.next_left() => clean_left(&tools, &nic).await,
+            biased;
             _ = rounds.tick() => clean_up(&tools, &mut quarantine).await,
+            nic = tools.ports.next_left() => clean_left(&tools, &nic).await,
         }
     }
 }
@@ -39,7 +40,11 @@ pub(crate) async fn run(tools: Tools) {
 async fn clean_up(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
     finish_deletions(tools).await;
     clean_ports(tools, quarantine).await;
-    if let Err(error) = tools.store.expire_tokens(unix_ms()).await {
+    if let Err(error) = tools
+        .store
+        .expire_tokens(tools.surroundings.unix_ms())
+        .await
+    {
         tracing::warn!(error = chain(&error), "old client tokens stay");
     }
 }

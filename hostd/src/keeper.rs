@@ -22,6 +22,7 @@ use nic_lifecycle::{NicRecord, Retirement};
 use nic_model::VmId;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::agent_link::AgentHandle;
 use crate::board::Happening;
@@ -75,10 +76,13 @@ impl Keeper {
         let mut events = self.backend.hypervisor.events();
         let mut vacated = self.tools.store.vacated();
         let mut list_again = tokio::time::interval(LIST_AGAIN);
+        list_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let waits_for_room = !self.unlisted().is_empty();
             tokio::select! {
+                biased;
                 _ = list_again.tick() => self.list().await,
+                _ = vacated.changed(), if waits_for_room => self.drop_unlisted().await,
                 event = events.recv() => match event {
                     Ok(event) => self.dispatch(&event).await,
                     Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -87,7 +91,6 @@ impl Keeper {
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                _ = vacated.changed(), if waits_for_room => self.drop_unlisted().await,
             }
         }
     }
@@ -152,7 +155,7 @@ impl Keeper {
     }
 
     fn start_worker(&self, vm: &VmId) -> (VmHandle, JoinHandle<()>) {
-        let agent = AgentHandle::spawn(vm.clone(), &self.supervisor);
+        let agent = AgentHandle::spawn(vm.clone(), &self.supervisor, &self.tools.surroundings);
         let nudge = Arc::new(Nudge::default());
         let registry = Arc::downgrade(&self.vms);
         let worker = VmWorker::new(WorkerStart {
@@ -170,12 +173,7 @@ impl Keeper {
         });
         let name = format!("the worker of VM {vm}");
         let worker = self.supervisor.spawn(name, Course::Endless, worker.run());
-        let handle = VmHandle {
-            agent,
-            nudge,
-            worker: worker.abort_handle(),
-        };
-        (handle, worker)
+        (VmHandle { agent, nudge }, worker)
     }
 
     fn unlisted(&self) -> Vec<VmId> {

@@ -22,9 +22,9 @@ pub mod ports;
 pub mod service;
 pub mod store;
 pub mod supervisor;
+pub mod surroundings;
 pub mod worker;
 
-mod clock;
 mod janitor;
 mod keeper;
 mod tokens;

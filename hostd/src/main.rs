@@ -77,12 +77,13 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let daemon = Daemon::start(config).await?;
     tokio::select! {
-        served = hostd::http::serve(config, daemon.service.clone()) => {
-            served.context("failed to serve the API")?;
-        }
+        biased;
         ended = daemon.failed() => return Err(ended).context("hostd is not whole any more"),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        served = hostd::http::serve(config, daemon.service.clone()) => {
+            served.context("failed to serve the API")?;
+        }
     }
     daemon.stop();
     Ok(())

@@ -4,7 +4,7 @@
 //! record at once, or, with a time to wait, the record once it has come to rest.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use host_api::{AddressingMode, AttachNic, CreateNic, MoveNic};
 use nic_lifecycle::{
@@ -14,14 +14,17 @@ use nic_lifecycle::{
 use nic_model::{BootId, ClientToken, LinkName, MacAddr, NicId, TenantId, VmId};
 use port::RemovePortError;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::agent_link::AgentState;
 use crate::board::{Board, TimedStep};
-use crate::clock::unix_ms;
 use crate::daemon::VmRegistry;
 use crate::failpoint::{self, Side};
 use crate::ports::HostPorts;
 use crate::store::{AdmitError, Admitted, SettleError, Store, TokenUse};
+use crate::supervisor::Supervisor;
+use crate::surroundings::Surroundings;
+use crate::worker::Tools;
 
 /// Tenant of NICs that an operator creates without naming one.
 const DEFAULT_TENANT: &str = "default";
@@ -38,6 +41,9 @@ pub struct Service {
     pub ports: Arc<HostPorts>,
     /// The VMs and their workers.
     pub vms: Arc<VmRegistry>,
+    /// Clock and randomness.
+    pub surroundings: Surroundings,
+    pub(crate) supervisor: Supervisor,
 }
 
 /// Who asks, as established from the connection.
@@ -95,6 +101,20 @@ impl From<Refusal> for ServiceError {
 }
 
 impl Service {
+    /// A service over `tools` and the VMs that workers see to. What it starts ends with the tasks
+    /// of `supervisor`.
+    #[must_use]
+    pub fn new(tools: Tools, vms: Arc<VmRegistry>, supervisor: Supervisor) -> Self {
+        Self {
+            store: tools.store,
+            board: tools.board,
+            ports: tools.ports,
+            vms,
+            surroundings: tools.surroundings,
+            supervisor,
+        }
+    }
+
     /// Creates a NIC, and attaches it when the request says where.
     ///
     /// # Errors
@@ -102,17 +122,18 @@ impl Service {
     pub async fn create(&self, ask: &Ask, request: CreateNic) -> Result<Answer, ServiceError> {
         let tenant = tenant_of_new(&ask.caller, request.tenant.as_ref())?;
         let fingerprint = fingerprint("create", None, &request);
-        let id = NicId::from_random(rand::random());
-        let token = token_use(ask, &tenant, &id, fingerprint);
+        let id = NicId::from_random(self.surroundings.random());
+        let token = self.token_use(ask, &tenant, &id, fingerprint);
         let attach = request.attach.clone();
         let attach = attach.map(|attach| self.placement_of_attach(attach));
-        let new = new_nic(id.clone(), tenant, request);
+        let new = self.new_nic(id.clone(), tenant, request);
+        let now_ms = self.surroundings.unix_ms();
         let decide = |ledger: &Ledger| {
             let record = ledger.admit_create(new)?;
             match attach {
                 None => Ok(record),
                 Some(to) => ledger
-                    .admit_attach(&record, to, unix_ms())
+                    .admit_attach(&record, to, now_ms)
                     .map_err(within_attach),
             }
         };
@@ -131,7 +152,8 @@ impl Service {
     ) -> Result<Answer, ServiceError> {
         let token = self.token_for(ask, nic, fingerprint("attach", Some(nic), &request))?;
         let to = self.placement_of_attach(request);
-        let decide = |ledger: &Ledger| ledger.admit_attach(mine(ledger, ask, nic)?, to, unix_ms());
+        let now_ms = self.surroundings.unix_ms();
+        let decide = |ledger: &Ledger| ledger.admit_attach(mine(ledger, ask, nic)?, to, now_ms);
         self.carry_out(ask, nic, token, decide).await
     }
 
@@ -160,9 +182,10 @@ impl Service {
                 .or_else(|| record.placement.as_ref().map(|here| here.link_name.clone()))
                 .unwrap_or_else(default_link_name),
         };
+        let now_ms = self.surroundings.unix_ms();
         let decide = |ledger: &Ledger| {
             let record = mine(ledger, ask, nic)?;
-            ledger.admit_move(record, to(record), unix_ms())
+            ledger.admit_move(record, to(record), now_ms)
         };
         self.carry_out(ask, nic, token, decide).await
     }
@@ -193,7 +216,8 @@ impl Service {
     /// See [`ServiceError`].
     pub async fn detach(&self, ask: &Ask, nic: &NicId) -> Result<Answer, ServiceError> {
         let token = self.token_for(ask, nic, fingerprint("detach", Some(nic), &()))?;
-        let decide = |ledger: &Ledger| ledger.admit_detach(mine(ledger, ask, nic)?, unix_ms());
+        let now_ms = self.surroundings.unix_ms();
+        let decide = |ledger: &Ledger| ledger.admit_detach(mine(ledger, ask, nic)?, now_ms);
         self.carry_out(ask, nic, token, decide).await
     }
 
@@ -207,7 +231,8 @@ impl Service {
         if let Some(token) = &mut token {
             token.last.clone_from(&last);
         }
-        let decide = |ledger: &Ledger| ledger.admit_delete(mine(ledger, ask, nic)?, unix_ms());
+        let now_ms = self.surroundings.unix_ms();
+        let decide = |ledger: &Ledger| ledger.admit_delete(mine(ledger, ask, nic)?, now_ms);
         match self.store.admit(nic, token, decide).await? {
             Admitted::Fresh(record) => {
                 finish_deletion(&self.store, &self.ports, nic).await?;
@@ -295,7 +320,7 @@ impl Service {
         ask: &Ask,
     ) -> Result<Answer, ServiceError> {
         let mut live = self.board.follow(nic);
-        let deadline = tokio::time::Instant::now() + ask.wait;
+        let deadline = Instant::now() + ask.wait;
         loop {
             live.borrow_and_update();
             let record = self.store.nic(nic).ok_or_else(|| not_found(nic))?;
@@ -327,7 +352,52 @@ impl Service {
                 .user_of_token(token, &request)
                 .unwrap_or_else(default_tenant),
         };
-        Ok(token_use(ask, &tenant, nic, request))
+        Ok(self.token_use(ask, &tenant, nic, request))
+    }
+
+    fn new_nic(&self, id: NicId, tenant: TenantId, request: CreateNic) -> NewNic {
+        let addressing = match request.addressing {
+            None => RequestedAddressing::Allocate,
+            Some(asked) => match (asked.mode, asked.addresses) {
+                (AddressingMode::Static, addresses) if addresses.is_empty() => {
+                    RequestedAddressing::Allocate
+                }
+                (AddressingMode::Static, addresses) => RequestedAddressing::Static(addresses),
+                (AddressingMode::Dhcp, addresses) => RequestedAddressing::Dhcp(addresses),
+            },
+        };
+        NewNic {
+            id,
+            tenant,
+            network: request.network,
+            mac: request.mac,
+            mac_candidates: (0..4)
+                .map(|_| MacAddr::local(self.surroundings.random()))
+                .collect(),
+            addressing,
+            mtu: request.mtu,
+            routes: request.routes.unwrap_or_default(),
+            limits: request.limits.unwrap_or_default(),
+            queue_count: request.queues.unwrap_or(1),
+            now_ms: self.surroundings.unix_ms(),
+        }
+    }
+
+    fn token_use(
+        &self,
+        ask: &Ask,
+        tenant: &TenantId,
+        nic: &NicId,
+        request: String,
+    ) -> Option<TokenUse> {
+        ask.token.clone().map(|token| TokenUse {
+            tenant: tenant.clone(),
+            token,
+            request,
+            nic: nic.clone(),
+            last: None,
+            at_ms: self.surroundings.unix_ms(),
+        })
     }
 }
 
@@ -417,43 +487,6 @@ fn within_attach(refusal: Refusal) -> Refusal {
         other => other,
     };
     refusal.with_field(field)
-}
-
-fn new_nic(id: NicId, tenant: TenantId, request: CreateNic) -> NewNic {
-    let addressing = match request.addressing {
-        None => RequestedAddressing::Allocate,
-        Some(asked) => match (asked.mode, asked.addresses) {
-            (AddressingMode::Static, addresses) if addresses.is_empty() => {
-                RequestedAddressing::Allocate
-            }
-            (AddressingMode::Static, addresses) => RequestedAddressing::Static(addresses),
-            (AddressingMode::Dhcp, addresses) => RequestedAddressing::Dhcp(addresses),
-        },
-    };
-    NewNic {
-        id,
-        tenant,
-        network: request.network,
-        mac: request.mac,
-        mac_candidates: (0..4).map(|_| MacAddr::local(rand::random())).collect(),
-        addressing,
-        mtu: request.mtu,
-        routes: request.routes.unwrap_or_default(),
-        limits: request.limits.unwrap_or_default(),
-        queue_count: request.queues.unwrap_or(1),
-        now_ms: unix_ms(),
-    }
-}
-
-fn token_use(ask: &Ask, tenant: &TenantId, nic: &NicId, request: String) -> Option<TokenUse> {
-    ask.token.clone().map(|token| TokenUse {
-        tenant: tenant.clone(),
-        token,
-        request,
-        nic: nic.clone(),
-        last: None,
-        at_ms: unix_ms(),
-    })
 }
 
 /// Equal for equal requests, whatever their spelling was.

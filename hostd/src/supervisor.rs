@@ -1,7 +1,7 @@
 //! Supervision: a task that hostd cannot be without does not end unnoticed.
 //!
 //! ```text
-//!   spawn ──► task ──► aborted by its owner: as it should be
+//!   spawn ──► task ──► aborted by its owner, or with all others by stop(): as it should be
 //!                ├───► panicked, or ended without an end ──► first_end() ──► hostd ends, named why
 //! ```
 //!
@@ -11,16 +11,52 @@
 //! for tasks that return. The owner of a task needs its `JoinHandle` to end it and to wait for
 //! that, so the end is caught within the task.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
-/// Hears of the end of tasks. Clones hear of the same ones.
+/// Hears of the end of tasks, and ends them. Clones are about the same ones.
 #[derive(Debug, Clone, Default)]
 pub struct Supervisor {
     first_end: watch::Sender<Option<TaskEnded>>,
+    tasks: Arc<Mutex<Tasks>>,
+}
+
+/// The tasks that have not ended.
+#[derive(Debug, Default)]
+struct Tasks {
+    last_number: u64,
+    alive: BTreeMap<u64, AbortHandle>,
+    phase: Phase,
+}
+
+/// Whether there may be tasks at all.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Running,
+    Stopped,
+}
+
+/// Takes a task off the list when it is dropped, be it done, aborted or never begun.
+struct Entry {
+    number: u64,
+    tasks: Arc<Mutex<Tasks>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.tasks).alive.remove(&self.number);
+    }
+}
+
+/// A panic while the lock was held has already been reported; the data is plain values.
+fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a task is to end by itself.
@@ -44,7 +80,8 @@ pub enum TaskEnded {
 }
 
 impl Supervisor {
-    /// Starts a task. `name` is how it is called in a sentence.
+    /// Starts a task; after [`Self::stop`] it is never begun. `name` is how it is called in a
+    /// sentence.
     pub(crate) fn spawn(
         &self,
         name: String,
@@ -52,7 +89,7 @@ impl Supervisor {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
         let first_end = self.first_end.clone();
-        tokio::spawn(async move {
+        self.spawn_listed(async move {
             // Nothing that the task has left half done is looked at again: hostd ends.
             let ended = match AssertUnwindSafe(task).catch_unwind().await {
                 Err(_panic) => TaskEnded::Panicked(name),
@@ -63,6 +100,40 @@ impl Supervisor {
                 first.get_or_insert(ended);
             });
         })
+    }
+
+    /// Starts a piece of work that somebody waits for, who learns of a panic too. After
+    /// [`Self::stop`] it is never begun.
+    pub(crate) fn spawn_listed<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let mut tasks = lock(&self.tasks);
+        tasks.last_number += 1;
+        let number = tasks.last_number;
+        let entry = Entry {
+            number,
+            tasks: Arc::clone(&self.tasks),
+        };
+        let handle = tokio::spawn(async move {
+            let _entry = entry;
+            work.await
+        });
+        tasks.alive.insert(number, handle.abort_handle());
+        if tasks.phase == Phase::Stopped {
+            handle.abort();
+        }
+        handle
+    }
+
+    /// Ends every task: none of them does anything any more.
+    pub(crate) fn stop(&self) {
+        let alive = {
+            let mut tasks = lock(&self.tasks);
+            tasks.phase = Phase::Stopped;
+            std::mem::take(&mut tasks.alive)
+        };
+        alive.values().for_each(AbortHandle::abort);
     }
 
     /// Waits for the first task that ends as it should not.

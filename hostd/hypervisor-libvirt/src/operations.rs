@@ -11,10 +11,10 @@
 //! believes of it: it re-reads QEMU's device list when it starts (`qemuProcessUpdateDevices`).
 
 use std::fs;
-use std::time::Instant;
 
 use hypervisor::{Carrier, PlugRequest, Plugged, Trouble, Unplugging};
 use nic_model::{NicId, PowerState, SlotOccupant, VmHardware, VmId, VmRunId};
+use tokio::time::Instant;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt_sys as sys;

@@ -18,12 +18,13 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
-use hypervisor::{Carrier, PlugRequest, Plugged, Trouble, Unplugging};
+use hypervisor::{Carrier, Descriptor, PlugRequest, Plugged, Trouble, Unplugging};
 use nic_model::NicId;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::Vhost;
 use crate::client::{CommandError, Connection, ErrorClass};
@@ -86,7 +87,7 @@ async fn make_backend(
     qemu: &Connection,
     vhost: Vhost,
     request: &PlugRequest,
-    queues: Vec<OwnedFd>,
+    queues: Vec<Descriptor>,
 ) -> Result<Origin, Trouble> {
     let count = usize::from(request.tap.queue_count);
     if count == 0 || count > MAX_QUEUES || !(queues.is_empty() || queues.len() == count) {
@@ -120,7 +121,7 @@ async fn make_backend(
 struct Descriptors {
     nic: NicId,
     taps: Vec<String>,
-    vhosts: Vec<OwnedFd>,
+    vhosts: Vec<Descriptor>,
 }
 
 impl Descriptors {
@@ -136,7 +137,7 @@ impl Descriptors {
     }
 
     /// One after the other: a descriptor must have been taken before the next one comes.
-    async fn pass(self, qemu: &Connection, queues: Vec<OwnedFd>) -> Result<(), CommandError> {
+    async fn pass(self, qemu: &Connection, queues: Vec<Descriptor>) -> Result<(), CommandError> {
         for (name, queue) in self.taps.iter().zip(queues) {
             getfd(qemu, name, queue).await?;
         }
@@ -165,13 +166,13 @@ fn names(nic: &NicId, role: &str, count: usize) -> Vec<String> {
 }
 
 /// One descriptor a queue, or none at all where the host has no vhost-net.
-fn open_vhosts(vhost: Vhost, count: usize) -> Vec<OwnedFd> {
+fn open_vhosts(vhost: Vhost, count: usize) -> Vec<Descriptor> {
     let open = |_| {
         let device = OpenOptions::new()
             .read(true)
             .write(true)
             .open("/dev/vhost-net");
-        device.map(OwnedFd::from)
+        device.map(|device| OwnedFd::from(device).into())
     };
     match vhost {
         Vhost::Never => Vec::new(),
@@ -321,7 +322,7 @@ mod tests {
     use serde_json::json;
 
     fn arguments(queues: usize, vhosts: usize) -> Value {
-        let vhost = || std::fs::File::open("/dev/null").unwrap().into();
+        let vhost = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap()).into();
         let nic: NicId = "nic-aaaaaaaaaa".parse().unwrap();
         let descriptors = Descriptors {
             taps: names(&nic, TAP, queues),

@@ -3,10 +3,9 @@
 //! QMP commands run one after the other on QEMU's main loop, so a deadline bounds how long that
 //! loop may be busy with something else, and not the command's own work, which takes microseconds.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use hypervisor::Carrier;
+use hypervisor::{Carrier, Descriptor};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -91,7 +90,7 @@ pub(crate) async fn network_text(qemu: &Connection) -> Result<String, CommandErr
 pub(crate) async fn getfd(
     qemu: &Connection,
     name: &str,
-    descriptor: OwnedFd,
+    descriptor: Descriptor,
 ) -> Result<(), CommandError> {
     let command = Command::new("getfd", CHANGE_DEADLINE)
         .with("fdname", name)

@@ -1,8 +1,11 @@
 //! The [`Hypervisor`] of VMs that are given by their QMP sockets.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hypervisor::{
@@ -13,7 +16,7 @@ use nic_model::{NicId, VmHardware, VmId};
 use tokio::sync::broadcast;
 
 use crate::change;
-use crate::client::CommandError;
+use crate::client::{CommandError, Dialer, UnixDialer};
 use crate::link::{Link, Outage};
 use crate::session::{Session, hardware_when_off};
 
@@ -42,6 +45,39 @@ pub enum Vhost {
     Never,
 }
 
+/// Draws a wait from a range, so that those who wait do not all come back at once.
+pub type Jitter = Arc<dyn Fn(RangeInclusive<Duration>) -> Duration + Send + Sync>;
+
+/// How VMs are reached and driven.
+#[derive(Clone)]
+pub struct Settings {
+    /// Who moves the packets.
+    pub vhost: Vhost,
+    /// How monitors are reached.
+    pub dialer: Arc<dyn Dialer>,
+    /// How long it takes until one that is away is tried again.
+    pub jitter: Jitter,
+}
+
+impl Default for Settings {
+    /// [`Vhost::Auto`] over unix sockets, waits by the system's randomness.
+    fn default() -> Self {
+        Self {
+            vhost: Vhost::default(),
+            dialer: Arc::new(UnixDialer),
+            jitter: Arc::new(rand::random_range),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Settings");
+        shown.field("vhost", &self.vhost);
+        shown.field("dialer", &self.dialer).finish_non_exhaustive()
+    }
+}
+
 /// VMs reached over QMP, each by an actor of its own.
 #[derive(Debug)]
 pub struct QmpHypervisor {
@@ -57,31 +93,31 @@ struct Vm {
 }
 
 impl QmpHypervisor {
-    /// Starts to connect to each of `vms`, with [`Vhost::Auto`]. Of two with the same name the
+    /// Starts to connect to each of `vms`, with the default [`Settings`]. Of two with the same name the
     /// later one counts.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
     pub fn new(vms: Vec<QmpVm>) -> Self {
-        Self::with_vhost(vms, Vhost::default())
+        Self::with(vms, &Settings::default())
     }
 
-    /// The same with a choice of who moves the packets.
+    /// The same with other settings.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
-    pub fn with_vhost(vms: Vec<QmpVm>, vhost: Vhost) -> Self {
+    pub fn with(vms: Vec<QmpVm>, settings: &Settings) -> Self {
         let (events, _) = broadcast::channel(EVENTS_LEN);
         let vms = vms.into_iter().map(|vm| {
-            let link = Link::start(vm.id.clone(), vm.socket, events.clone());
+            let link = Link::start(vm.id.clone(), vm.socket, events.clone(), settings);
             let channel = vm.channel;
             (vm.id, Vm { link, channel })
         });
         Self {
             vms: vms.collect(),
-            vhost,
+            vhost: settings.vhost,
             events,
         }
     }

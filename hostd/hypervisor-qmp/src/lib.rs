@@ -23,4 +23,4 @@ mod process;
 mod qom;
 mod session;
 
-pub use crate::hypervisor::{QmpHypervisor, QmpVm, Vhost};
+pub use crate::hypervisor::{Jitter, QmpHypervisor, QmpVm, Settings, Vhost};

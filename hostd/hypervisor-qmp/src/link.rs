@@ -19,9 +19,11 @@ use std::time::Duration;
 use hypervisor::{EventKind, HypervisorEvent, Trouble};
 use nic_model::VmId;
 use tokio::sync::{Mutex, MutexGuard, broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::client::{ConnectError, milliseconds};
+use crate::client::{ConnectError, Dialer, milliseconds};
+use crate::hypervisor::{Jitter, Settings};
 use crate::session::Session;
 
 /// First wait after a failure: a VM that restarts is missed for no longer than this.
@@ -66,6 +68,8 @@ type Wanted = oneshot::Sender<Result<Arc<Session>, Outage>>;
 pub(crate) struct Link {
     wanted: mpsc::Sender<Wanted>,
     changes: Mutex<()>,
+    /// Ends with the handle, whatever it waits for.
+    _actor: JoinSet<()>,
 }
 
 impl Link {
@@ -74,6 +78,7 @@ impl Link {
         vm: VmId,
         socket: PathBuf,
         events: broadcast::Sender<HypervisorEvent>,
+        settings: &Settings,
     ) -> Self {
         let (wanted, queue) = mpsc::channel(WANTED_LEN);
         let actor = Actor {
@@ -83,11 +88,15 @@ impl Link {
             wanted: queue,
             waiting: Vec::new(),
             backoff: BACKOFF_MIN,
+            dialer: Arc::clone(&settings.dialer),
+            jitter: Arc::clone(&settings.jitter),
         };
-        tokio::spawn(actor.run());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(actor.run());
         Self {
             wanted,
             changes: Mutex::new(()),
+            _actor: tasks,
         }
     }
 
@@ -118,6 +127,8 @@ struct Actor {
     wanted: mpsc::Receiver<Wanted>,
     waiting: Vec<Wanted>,
     backoff: Duration,
+    dialer: Arc<dyn Dialer>,
+    jitter: Jitter,
 }
 
 /// Whether anybody still holds the handle.
@@ -145,7 +156,7 @@ impl Actor {
 
     /// One try, its outcome given to everybody who wants it, after the event that tells of it.
     async fn connect(&mut self) -> Option<Arc<Session>> {
-        let opened = Session::open(&self.vm, &self.socket, &self.events).await;
+        let opened = Session::open(&self.vm, &*self.dialer, &self.socket, &self.events).await;
         let outcome = opened.map(Arc::new).map_err(|error| match error {
             ConnectError::NoProcess { .. } => Outage::NoProcess,
             ConnectError::Refused { .. }
@@ -170,6 +181,7 @@ impl Actor {
         self.backoff = BACKOFF_MIN;
         loop {
             tokio::select! {
+                biased;
                 () = session.qemu.closed() => return Handle::Held,
                 wanted = self.wanted.recv() => match wanted {
                     Some(wanted) => drop(wanted.send(Ok(Arc::clone(session)))),
@@ -182,7 +194,7 @@ impl Actor {
     /// Waits until it is time for the next try. The wait is drawn from its upper half, so that a
     /// host's VMs do not all try in the same instant.
     async fn wait(&mut self) -> Handle {
-        let jittered = rand::random_range(self.backoff / 2..=self.backoff);
+        let jittered = (self.jitter)(self.backoff / 2..=self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         match timeout(jittered, self.wanted.recv()).await {
             Ok(Some(wanted)) => {

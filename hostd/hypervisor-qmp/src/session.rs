@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisor::HypervisorEvent;
-use nic_model::{HotplugMode, PowerState, VmHardware, VmId, VmRunId};
+use nic_model::{HotplugMode, PowerState, VmHardware, VmId};
 use serde_json::Value;
 use tokio::sync::{OnceCell, broadcast};
 
-use crate::client::{CommandError, ConnectError, Connection, QemuVersion, QmpEvent};
+use crate::client::{CommandError, ConnectError, Connection, Dialer, QemuVersion, QmpEvent};
 use crate::commands::{migration_state, network_text, qom_get, qom_list, run_state};
 use crate::qom::DeviceMemory;
-use crate::{event, inventory, network_text, process};
+use crate::{event, inventory, network_text};
 
 /// Since this version q35 asks through ACPI unless told otherwise (QEMU commit 17858a1695).
 const ACPI_SINCE: QemuVersion = QemuVersion { major: 6, minor: 1 };
@@ -20,7 +20,6 @@ const ACPI_SINCE: QemuVersion = QemuVersion { major: 6, minor: 1 };
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) qemu: Connection,
-    run: VmRunId,
     pub(crate) devices: Arc<DeviceMemory>,
     hotplug: OnceCell<HotplugMode>,
 }
@@ -29,6 +28,7 @@ impl Session {
     /// Connects and finds out who is there. Events go to `events` as hints about `vm`.
     pub(crate) async fn open(
         vm: &VmId,
+        dialer: &dyn Dialer,
         socket: &Path,
         events: &broadcast::Sender<HypervisorEvent>,
     ) -> Result<Self, ConnectError> {
@@ -48,14 +48,8 @@ impl Session {
                     .ok();
             }
         });
-        let qemu = Connection::open(socket, sink).await?;
-        let run = run_of(&qemu).map_err(|cause| ConnectError::Identity {
-            socket: socket.to_owned(),
-            cause,
-        })?;
         Ok(Self {
-            qemu,
-            run,
+            qemu: Connection::open(dialer, socket, sink).await?,
             devices,
             hotplug: OnceCell::new(),
         })
@@ -75,7 +69,7 @@ impl Session {
         )?;
         Ok(VmHardware {
             power: inventory::power(&run_state, &migration),
-            run: Some(self.run.clone()),
+            run: Some(self.qemu.run().clone()),
             hotplug: *hotplug,
             slots: inventory::slots(&devices),
             nics: inventory::nics(&devices, &network_text::backends(&network)),
@@ -95,12 +89,6 @@ pub(crate) fn hardware_when_off(channel: Option<PathBuf>) -> VmHardware {
         nics: Vec::new(),
         channel,
     }
-}
-
-fn run_of(qemu: &Connection) -> std::io::Result<VmRunId> {
-    let pid = qemu.peer().pid().filter(|pid| *pid > 0);
-    // The kernel tells no process id across process namespaces (unix(7), SO_PEERCRED).
-    process::run_id(pid.ok_or(std::io::ErrorKind::NotFound)?)
 }
 
 /// Asks q35's ICH9 bridge. A machine without one knows only the native way.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hypervisor_qmp::client::{
     Broken, Command, CommandError, ConnectError, Connection, ErrorClass, MAX_LINE_BYTES,
-    QemuVersion, QmpEvent,
+    QemuVersion, QmpEvent, UnixDialer,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -97,7 +97,8 @@ impl Fixture {
             peer.greet().await;
             peer
         };
-        let (connection, peer) = tokio::join!(Connection::open(&self.socket, sink), greeted);
+        let (connection, peer) =
+            tokio::join!(Connection::open(&UnixDialer, &self.socket, sink), greeted);
         (Arc::new(connection.unwrap()), peer, seen)
     }
 }
@@ -342,7 +343,9 @@ async fn the_greeting_tells_the_version() {
 async fn a_socket_without_a_process_is_told_from_one_that_another_client_holds() {
     let fixture = Fixture::new();
     let sink = || Box::new(|_: QmpEvent| ());
-    let held = Connection::open(&fixture.socket, sink()).await.unwrap_err();
+    let held = Connection::open(&UnixDialer, &fixture.socket, sink())
+        .await
+        .unwrap_err();
     assert!(matches!(held, ConnectError::NoGreeting { .. }));
     assert!(
         held.to_string().contains("another one may hold it"),
@@ -351,6 +354,33 @@ async fn a_socket_without_a_process_is_told_from_one_that_another_client_holds()
 
     let socket = fixture.socket.clone();
     drop(fixture.listener);
-    let left_over = Connection::open(&socket, sink()).await.unwrap_err();
+    let left_over = Connection::open(&UnixDialer, &socket, sink())
+        .await
+        .unwrap_err();
     assert!(matches!(left_over, ConnectError::NoProcess { .. }));
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_connection_to_a_qemu_that_takes_no_more_commands() {
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let fixture = Fixture::new();
+    let (connection, _peer, _events) = fixture.connected().await;
+    let long = "x".repeat(1 << 20);
+    let stuck = Command::new("query-slow", HASTY).with("long", long);
+    let given_up = connection.execute(stuck).await;
+    assert!(matches!(given_up, Err(CommandError::TimedOut { .. })));
+    assert_eq!(tasks(), 1);
+
+    drop(connection);
+
+    let ended = async {
+        while tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENT, ended).await.unwrap();
 }

@@ -5,9 +5,8 @@
 mod support;
 
 use std::num::NonZeroU16;
-use std::os::fd::OwnedFd;
 
-use hypervisor::{Carrier, EventKind, Hypervisor, Trouble, Unplugging};
+use hypervisor::{Carrier, Descriptor, EventKind, Hypervisor, Trouble, Unplugging};
 use hypervisor_qmp::QmpHypervisor;
 use hypervisor_qmp::client::Command;
 use linux_network::tap::TapSpec;
@@ -331,7 +330,7 @@ async fn a_killed_qemu_is_off_and_its_successor_is_another_run_without_the_nic()
 }
 
 /// A tap that stays without a holder, and the way to look at it.
-async fn tap_in_sight() -> (Vec<OwnedFd>, Netlink) {
+async fn tap_in_sight() -> (Vec<Descriptor>, Netlink) {
     let netns = Netns::unnamed().unwrap();
     let spec = TapSpec {
         name: nic().tap_name().parse().unwrap(),
@@ -339,6 +338,7 @@ async fn tap_in_sight() -> (Vec<OwnedFd>, Netlink) {
         owner: None,
     };
     let queues = linux_network::tap::attach(&netns, spec).await.unwrap();
+    let queues = queues.into_iter().map(Descriptor::from).collect();
     (queues, Netlink::connect(&netns).await.unwrap())
 }
 

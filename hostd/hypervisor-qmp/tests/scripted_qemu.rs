@@ -3,11 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hypervisor::{Carrier, EventKind, Hypervisor, PlugRequest, Tap, Trouble, Unplugging};
-use hypervisor_qmp::{QmpHypervisor, QmpVm, Vhost};
+use hypervisor_qmp::{QmpHypervisor, QmpVm, Settings, Vhost};
 use nic_model::{NicId, SlotId, VmId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -57,7 +58,11 @@ impl Scripted {
             socket: self.directory.path().join("qmp.sock"),
             channel: None,
         };
-        QmpHypervisor::with_vhost(vec![vm], Vhost::Never)
+        let settings = Settings {
+            vhost: Vhost::Never,
+            ..Settings::default()
+        };
+        QmpHypervisor::with(vec![vm], &settings)
     }
 
     /// Every command since the negotiation, as `name argument…` with the values in order.
@@ -148,7 +153,7 @@ fn nic() -> NicId {
 }
 
 fn request(queue_count: u16) -> PlugRequest {
-    let queue = |_| std::fs::File::open("/dev/null").unwrap().into();
+    let queue = |_| OwnedFd::from(std::fs::File::open("/dev/null").unwrap()).into();
     PlugRequest {
         nic: nic(),
         mac: "5a:00:00:00:00:01".parse().unwrap(),

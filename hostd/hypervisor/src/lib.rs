@@ -13,15 +13,15 @@
 //! the implementation sets, also when QEMU or libvirtd hangs, and a call for one VM never waits for
 //! another VM.
 
+mod descriptor;
 mod error;
-
-use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use nic_model::{MacAddr, NicId, SlotId, VmHardware, VmId};
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
+pub use descriptor::Descriptor;
 pub use error::{InspectError, ListError, PlugError, SetLinkError, Trouble, UnplugError};
 
 /// A hypervisor, or a set of them, on this host.
@@ -83,7 +83,7 @@ pub struct Tap {
     pub name: String,
     /// One open queue each, ready to be passed to QEMU; empty where the hypervisor opens the
     /// persistent tap by its name.
-    pub queues: Vec<OwnedFd>,
+    pub queues: Vec<Descriptor>,
     /// How many queues the device gets, 1 or more.
     pub queue_count: u16,
 }

@@ -9,6 +9,7 @@
 //! corrected.
 
 use async_trait::async_trait;
+use hypervisor::Descriptor;
 use linux_network::bridge::{BridgePortFlags, Switch};
 use linux_network::{AdminState, ConnectNetlinkError, LinkIndex, Netns};
 use nic_model::{LinkName, NicId};
@@ -184,7 +185,7 @@ impl PortProvider for BridgePorts {
         }
         Ok(Port {
             tap: tap.link.name,
-            queues: tap.queues,
+            queues: tap.queues.into_iter().map(Descriptor::from).collect(),
         })
     }
 

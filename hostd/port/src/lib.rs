@@ -17,9 +17,8 @@ mod host;
 mod limits;
 mod tap_ports;
 
-use std::os::fd::OwnedFd;
-
 use async_trait::async_trait;
+use hypervisor::Descriptor;
 use nic_model::{LinkName, MacAddr, Mtu, NicId, RateLimits};
 
 pub use bridge_ports::{BridgePorts, BridgeUnusable};
@@ -80,7 +79,7 @@ pub struct Port {
     /// Name of the tap.
     pub tap: String,
     /// One descriptor a queue; empty where the tap is opened by its name or has a holder already.
-    pub queues: Vec<OwnedFd>,
+    pub queues: Vec<Descriptor>,
 }
 
 /// What was found of one port.

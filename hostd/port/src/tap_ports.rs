@@ -4,6 +4,7 @@
 //! that was made by hand survives: `isolate` only switches the tap off.
 
 use async_trait::async_trait;
+use hypervisor::Descriptor;
 use linux_network::{AdminState, ConnectNetlinkError, Netns};
 use nic_model::{LinkName, NicId};
 
@@ -52,7 +53,7 @@ impl PortProvider for TapPorts {
         }
         Ok(Port {
             tap: tap.link.name,
-            queues: tap.queues,
+            queues: tap.queues.into_iter().map(Descriptor::from).collect(),
         })
     }
 

@@ -1,13 +1,14 @@
 //! Connections: who is at the other end, and how long and how much they may keep us waiting.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use futures::FutureExt;
 use host_api::Problem;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -15,8 +16,10 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::body::Lingering;
 use super::guard::overloaded;
@@ -35,6 +38,36 @@ const HEAD_MAX_BYTES: usize = 64 * 1024;
 /// Pause after a connection could not be accepted: out of descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where connections come from.
+pub trait Connections: Send {
+    /// What each of them is.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection, with the user id of the process at its other end. Dropping the future
+    /// loses none.
+    ///
+    /// # Errors
+    /// When it could not be taken; the next one may well be.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, u32)>> + Send;
+}
+
+/// The kernel noted who connected; a connection of which it cannot tell is closed.
+impl Connections for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, u32)> {
+        loop {
+            let (stream, _) = UnixListener::accept(self).await?;
+            match stream.peer_cred() {
+                Ok(credentials) => return Ok((stream, credentials.uid())),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection without credentials is closed");
+                }
+            }
+        }
+    }
+}
+
 /// User id of the process at the other end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerUid(pub(super) u32);
@@ -51,15 +84,20 @@ fn connections_max() -> usize {
 }
 
 /// Serves every connection, each in a task of `tasks`, for ever.
-pub(super) async fn accept_all(listener: &UnixListener, router: &Router, tasks: &mut JoinSet<()>) {
+pub(super) async fn accept_all(
+    connections: &mut impl Connections,
+    router: &Router,
+    tasks: &mut JoinSet<()>,
+) {
     let connections_max = connections_max();
     let shares = Shares::new(connections_max);
     loop {
         let has_room = tasks.len() < connections_max;
         tokio::select! {
+            biased;
             Some(_ended) = tasks.join_next() => {}
-            accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => begin(stream, &shares, router, tasks),
+            accepted = connections.accept(), if has_room => match accepted {
+                Ok((stream, uid)) => begin(stream, PeerUid(uid), &shares, router, tasks),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -69,11 +107,13 @@ pub(super) async fn accept_all(listener: &UnixListener, router: &Router, tasks: 
     }
 }
 
-fn begin(stream: UnixStream, shares: &Arc<Shares>, router: &Router, tasks: &mut JoinSet<()>) {
-    let peer = match stream.peer_cred() {
-        Ok(credentials) => PeerUid(credentials.uid()),
-        Err(error) => return tracing::warn!(%error, "a connection without credentials is closed"),
-    };
+fn begin(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: PeerUid,
+    shares: &Arc<Shares>,
+    router: &Router,
+    tasks: &mut JoinSet<()>,
+) {
     match shares.take(peer.0) {
         Ok(share) => {
             let serving = serve(stream, peer, router.clone());
@@ -87,7 +127,7 @@ fn begin(stream: UnixStream, shares: &Arc<Shares>, router: &Router, tasks: &mut 
 }
 
 /// Says why, and hangs up. A client that has not even room for this answer goes without.
-fn turn_away(stream: UnixStream, none: NoPlace) {
+fn turn_away(mut stream: impl AsyncWrite + Unpin, none: NoPlace) {
     let problem = overloaded("connections", none);
     let body = serde_json::to_string(&problem).expect("a problem is made of plain values");
     let answer = format!(
@@ -96,16 +136,21 @@ fn turn_away(stream: UnixStream, none: NoPlace) {
         Problem::MEDIA_TYPE,
         body.len()
     );
-    // The socket does not block, and the kernel has room for far more than this.
-    let written = stream
-        .into_std()
-        .and_then(|mut stream| stream.write_all(answer.as_bytes()));
-    if let Err(error) = written {
-        tracing::debug!(%error, "a connection too many was not told why it is closed");
+    // A fresh connection has room for far more than this, so it is written at once or never.
+    let written = stream.write_all(answer.as_bytes()).now_or_never();
+    if !matches!(written, Some(Ok(()))) {
+        tracing::debug!(
+            ?written,
+            "a connection too many was not told why it is closed"
+        );
     }
 }
 
-async fn serve(stream: UnixStream, peer: PeerUid, router: Router) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: PeerUid,
+    router: Router,
+) {
     let router = TowerToHyperService::new(router);
     let answer = service_fn(move |request| answer(router.clone(), peer, request));
     let served = http1::Builder::new()

@@ -29,7 +29,6 @@ use super::problem::{NoPeer, Refused, internal};
 use super::shares::Share;
 use super::{Api, fields, view};
 use crate::board::{BoardEvent, Happening};
-use crate::clock::unix_ms;
 use crate::service::{Caller, Service};
 
 /// A comment goes out after this long a silence.
@@ -44,10 +43,10 @@ pub(super) struct EventIds {
 }
 
 impl EventIds {
-    /// Those of a run that begins now.
-    pub(super) fn of_this_run() -> Self {
+    /// Those of a run that begins at `now_ms`.
+    pub(super) fn of_run(now_ms: u64) -> Self {
         Self {
-            base: unix_ms().saturating_mul(1000),
+            base: now_ms.saturating_mul(1000),
         }
     }
 
@@ -208,7 +207,7 @@ impl Feed {
         self.last_id = last_missed;
         Event {
             id: self.api.event_ids.on_the_wire(last_missed),
-            at_ms: unix_ms(),
+            at_ms: self.api.service.surroundings.unix_ms(),
             kind: EventKind::Missed,
             nic: None,
             vm: None,

@@ -1,4 +1,4 @@
-//! The HTTP API on a unix socket.
+//! The HTTP API, on a unix socket or whatever else brings connections.
 //!
 //! ```text
 //!   connection ─► who is it (SO_PEERCRED) ─► guard: room for one more? ─► route
@@ -42,6 +42,7 @@ use utoipa_axum::routes;
 
 use crate::config::Config;
 use crate::service::Service;
+pub use connection::Connections;
 use events::EventIds;
 pub use listen::ServeError;
 use metrics::Metrics;
@@ -70,20 +71,30 @@ struct Api {
 /// When the socket cannot be made, or somebody answers on it already.
 pub async fn serve(config: &Config, service: Arc<Service>) -> Result<(), ServeError> {
     let listener = listen::bind(&config.socket, config.socket_mode).await?;
+    serve_over(listener, config.tenants_by_uid.clone(), service).await;
+    Ok(())
+}
+
+/// Serves the API on `connections` until the future is dropped, which ends every one of them.
+/// Users that act for one tenant are those of `tenants_by_uid`; every other one is an operator.
+pub async fn serve_over(
+    mut connections: impl Connections,
+    tenants_by_uid: BTreeMap<u32, TenantId>,
+    service: Arc<Service>,
+) {
     let (routes, document) = routes().split_for_parts();
     let api = Arc::new(Api {
-        service,
-        tenants_by_uid: config.tenants_by_uid.clone(),
+        tenants_by_uid,
         metrics: Metrics::default(),
-        event_ids: EventIds::of_this_run(),
+        event_ids: EventIds::of_run(service.surroundings.unix_ms()),
+        service,
         requests: Shares::new(REQUESTS_MAX),
         streams: Shares::new(STREAMS_MAX),
         document: document::text_of(&document),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(metrics::observe(api.clone()));
-    connection::accept_all(&listener, &guarded(routes, api), &mut tasks).await;
-    Ok(())
+    connection::accept_all(&mut connections, &guarded(routes, api), &mut tasks).await;
 }
 
 /// Every route with its part of the document, so that neither can be without the other.

@@ -43,7 +43,7 @@ impl FromRequestParts<Arc<Api>> for Mutation {
                 caller,
                 token,
                 wait: Duration::ZERO,
-                received_at: received_at.unwrap_or_else(std::time::Instant::now),
+                received_at: received_at.unwrap_or_else(tokio::time::Instant::now),
             },
             wait: query.wait.map(host_api::Wait::duration).unwrap_or_default(),
             place: parts.extensions.get().cloned(),
@@ -85,7 +85,7 @@ where
 {
     let Mutation { ask, wait, place } = mutation;
     let acting = act(service.clone(), ask.clone());
-    let admission = tokio::spawn(async move {
+    let admission = service.supervisor.spawn_listed(async move {
         let outcome = acting.await;
         drop(place);
         outcome

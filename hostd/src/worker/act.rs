@@ -179,7 +179,7 @@ impl VmWorker {
             Ok(Plugged::Before) => Outcome::Done,
             Ok(Plugged::Now { device_asked_at }) => {
                 if let Some(progress) = self.nics.get_mut(&record.id) {
-                    progress.plugged_at = Some(Instant::from_std(device_asked_at));
+                    progress.plugged_at = Some(device_asked_at);
                 }
                 Outcome::Done
             }

@@ -27,11 +27,11 @@ use std::time::Duration;
 
 use crate::agent_link::{AgentHandle, AgentState, AgentView};
 use crate::board::{BlockedSince, Board, Happening, TimedStep};
-use crate::clock::unix_ms;
 use crate::config::PatienceConfig;
 use crate::failpoint::{self, Side};
 use crate::ports::HostPorts;
 use crate::store::{SettleError, Store};
+use crate::surroundings::Surroundings;
 use hypervisor::{Hypervisor, InspectError, Trouble};
 use nic_lifecycle::{
     Action, AgentSeen, Blocked, Next, NicEvent, NicRecord, NicState, Patience, Reason, Seen, Step,
@@ -69,6 +69,8 @@ pub struct Tools {
     pub ports: Arc<HostPorts>,
     /// How long things may take.
     pub patience: PatienceConfig,
+    /// Clock, randomness, and the way to the agents.
+    pub surroundings: Surroundings,
 }
 
 /// The owner of one VM.
@@ -149,6 +151,7 @@ impl VmWorker {
             self.round().await;
             let wake_at = self.next_wake();
             tokio::select! {
+                biased;
                 world = self.nudge.wait() => self.stale |= world == World::MayHaveChanged,
                 () = self.agent.changed() => {}
                 () = tokio::time::sleep_until(wake_at) => self.stale |= self.full_look_is_due(),
@@ -303,8 +306,8 @@ impl VmWorker {
             } else {
                 progress.trouble.clone()
             },
-            since_ms: unix_ms(),
-            next_retry_ms: progress.next_retry().map(unix_ms_of),
+            since_ms: self.tools.surroundings.unix_ms(),
+            next_retry_ms: progress.next_retry().map(|at| self.unix_ms_of(at)),
         };
         self.tools.board.blocked(&record.id, &self.vm, &blocked);
     }
@@ -320,6 +323,7 @@ impl VmWorker {
         failpoint::hit(flow, "record", Side::Before);
         let bound_in = self.nics.get(&record.id).and_then(|nic| nic.bound_in);
         let began = Instant::now();
+        let now_ms = self.tools.surroundings.unix_ms();
         let settled = self
             .tools
             .store
@@ -328,9 +332,9 @@ impl VmWorker {
                     return Ok(());
                 }
                 if let Some(reason) = &reason {
-                    current.fail(reason.code(), &reason.to_string(), unix_ms());
+                    current.fail(reason.code(), &reason.to_string(), now_ms);
                 }
-                current.apply(event, unix_ms())?;
+                current.apply(event, now_ms)?;
                 if let (NicEvent::Bound, Some(target)) = (event, bound_in) {
                     current.note_bound_in(target);
                 }
@@ -470,6 +474,11 @@ impl VmWorker {
         is_due(self.looked_at)
     }
 
+    fn unix_ms_of(&self, instant: Instant) -> u64 {
+        let from_now = instant.saturating_duration_since(Instant::now());
+        self.tools.surroundings.unix_ms() + u64::try_from(from_now.as_millis()).unwrap_or(0)
+    }
+
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let full_look = self.looked_at.unwrap_or(now) + FULL_LOOK;
@@ -520,11 +529,6 @@ fn switched_off(last: Option<VmHardware>) -> VmHardware {
         nics: Vec::new(),
         channel: None,
     }
-}
-
-fn unix_ms_of(instant: Instant) -> u64 {
-    let from_now = instant.saturating_duration_since(Instant::now());
-    unix_ms() + u64::try_from(from_now.as_millis()).unwrap_or(0)
 }
 
 /// What a NIC is at while it waits for the guest to do its part; `None` for what stands in its way.

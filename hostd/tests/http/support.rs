@@ -9,11 +9,13 @@ use host_api::client::Mutation;
 use host_api::{AttachNic, Client, CreateNic, Nic, Problem};
 use hostd::board::Board;
 use hostd::config::{Config, PatienceConfig};
-use hostd::daemon::VmRegistry;
 use hostd::http;
 use hostd::ports::HostPorts;
 use hostd::service::Service;
 use hostd::store::Store;
+use hostd::supervisor::Supervisor;
+use hostd::surroundings::Surroundings;
+use hostd::worker::Tools;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -90,12 +92,15 @@ impl Server {
         for vm in ["vm1", "vm2", "private"] {
             store.observe(|ledger| ledger.observe(&vm.parse().unwrap(), hardware()));
         }
-        let service = Arc::new(Service {
+        let tools = Tools {
             store,
             board,
             ports: Arc::new(HostPorts::new(BTreeMap::new())),
-            vms: Arc::new(VmRegistry::default()),
-        });
+            patience: config.patience,
+            surroundings: Surroundings::default(),
+        };
+        let service = Service::new(tools, Arc::default(), Supervisor::default());
+        let service = Arc::new(service);
         let (socket, served) = (config.socket.clone(), service.clone());
         let serving = tokio::spawn(async move { http::serve(&config, served).await.unwrap() });
         until_connected(&socket).await;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,11 +14,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::ClientError;
+use super::dial::Dialer;
 
 /// Longest answer in bytes: ten thousand NICs with every list at its cap.
 const ANSWER_MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -25,6 +26,7 @@ const ANSWER_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// A request that is not sent yet.
 #[derive(Debug)]
 pub(super) struct Call {
+    dialer: Arc<dyn Dialer>,
     socket: PathBuf,
     method: Method,
     pub(super) path_and_query: String,
@@ -57,8 +59,9 @@ impl Drop for Driver {
 }
 
 impl Call {
-    pub(super) fn new(socket: &Path, method: Method, path: &str) -> Self {
+    pub(super) fn new(dialer: Arc<dyn Dialer>, socket: &Path, method: Method, path: &str) -> Self {
         Self {
+            dialer,
             socket: socket.to_owned(),
             method,
             path_and_query: path.to_owned(),
@@ -92,7 +95,7 @@ impl Call {
     }
 
     async fn send(self) -> Result<Opened, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await;
+        let stream = self.dialer.dial(&self.socket).await;
         let stream = stream.map_err(|source| self.not_reachable(source))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

@@ -1,4 +1,4 @@
-//! A client of hostd over its unix socket.
+//! A client of hostd, over its unix socket or whatever else a dialer brings.
 //!
 //! ```text
 //!   call:    connect ─► request ─► answer, capped ─► typed value or Problem   (one deadline)
@@ -10,10 +10,12 @@
 //! caller's back; [`ClientError::may_have_happened`] tells when sending again needs a token.
 
 mod connection;
+mod dial;
 mod error;
 mod stream;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
@@ -26,6 +28,8 @@ use crate::{
     Wait, path,
 };
 use connection::{Answered, Call};
+use dial::UnixDialer;
+pub use dial::{ApiStream, Dialer};
 pub use error::ClientError;
 pub use stream::EventStream;
 
@@ -36,6 +40,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client of one hostd.
 #[derive(Debug, Clone)]
 pub struct Client {
+    dialer: Arc<dyn Dialer>,
     socket: PathBuf,
     tenant: Option<TenantId>,
 }
@@ -70,8 +75,14 @@ pub enum Progress {
 impl Client {
     /// A client of the hostd that listens on the unix socket at `socket`.
     pub fn unix(socket: impl AsRef<Path>) -> Self {
+        Self::over(Arc::new(UnixDialer), socket)
+    }
+
+    /// A client of the hostd that `dialer` reaches at `address`.
+    pub fn over(dialer: Arc<dyn Dialer>, address: impl AsRef<Path>) -> Self {
         Self {
-            socket: socket.as_ref().to_owned(),
+            dialer,
+            socket: address.as_ref().to_owned(),
             tenant: None,
         }
     }
@@ -230,7 +241,7 @@ impl Client {
     }
 
     fn call(&self, method: Method, path: &str) -> Call {
-        let call = Call::new(&self.socket, method, path);
+        let call = Call::new(self.dialer.clone(), &self.socket, method, path);
         match &self.tenant {
             Some(tenant) => call.header(path::TENANT_HEADER, tenant.to_string()),
             None => call,

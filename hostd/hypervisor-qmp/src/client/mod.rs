@@ -17,23 +17,25 @@
 //! the monitor), so commands may be sent ahead and descriptors still find their own. None of the
 //! commands that work out of band is of use here.
 
+mod dial;
 mod error;
 mod transport;
 mod wire;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hypervisor::Descriptor;
+use nic_model::VmRunId;
 use serde_json::{Map, Value};
-use tokio::net::UnixStream;
-use tokio::net::unix::UCred;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub use dial::{Dialer, MonitorStream, UnixDialer};
 pub use error::{Broken, CommandError, ConnectError, ErrorClass};
 pub use wire::{MAX_LINE_BYTES, QemuVersion, QmpEvent};
 
@@ -55,7 +57,7 @@ pub type EventSink = Box<dyn Fn(QmpEvent) + Send + Sync>;
 pub struct Command {
     name: &'static str,
     arguments: Map<String, Value>,
-    descriptor: Option<OwnedFd>,
+    descriptor: Option<Descriptor>,
     deadline: Duration,
 }
 
@@ -93,8 +95,8 @@ impl Command {
 
     /// Sends a file descriptor along (`SCM_RIGHTS`), as `getfd` wants it.
     #[must_use]
-    pub fn passing(mut self, descriptor: OwnedFd) -> Self {
-        self.descriptor = Some(descriptor);
+    pub fn passing(mut self, descriptor: impl Into<Descriptor>) -> Self {
+        self.descriptor = Some(descriptor.into());
         self
     }
 }
@@ -106,17 +108,23 @@ pub struct Connection {
     next_id: AtomicU64,
     fate: Arc<Fate>,
     version: QemuVersion,
-    peer: UCred,
+    run: VmRunId,
+    /// Ends with the connection, also while a QEMU that hangs takes nothing more.
+    _transport: JoinSet<()>,
 }
 
 impl Connection {
-    /// Connects to `socket` and brings the connection into command mode, within
+    /// Connects to `socket` through `dialer` and brings the connection into command mode, within
     /// [`CONNECT_DEADLINE`]. Events go to `events` from then on.
     ///
     /// # Errors
     /// [`ConnectError::NoProcess`] when nobody listens, the others when somebody does and it fails.
-    pub async fn open(socket: &Path, events: EventSink) -> Result<Self, ConnectError> {
-        match timeout(CONNECT_DEADLINE, negotiate(socket, events)).await {
+    pub async fn open(
+        dialer: &dyn Dialer,
+        socket: &Path,
+        events: EventSink,
+    ) -> Result<Self, ConnectError> {
+        match timeout(CONNECT_DEADLINE, negotiate(dialer, socket, events)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(no_greeting(socket, CONNECT_DEADLINE)),
         }
@@ -174,10 +182,10 @@ impl Connection {
         self.version
     }
 
-    /// Who listened on the socket, as the kernel noted it then.
+    /// Which life of which process listened on the socket.
     #[must_use]
-    pub fn peer(&self) -> UCred {
-        self.peer
+    pub fn run(&self) -> &VmRunId {
+        &self.run
     }
 
     /// How many replies came after their command's deadline and were dropped.
@@ -199,11 +207,14 @@ impl Connection {
     }
 }
 
-async fn negotiate(socket: &Path, events: EventSink) -> Result<Connection, ConnectError> {
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|cause| not_connected(socket, cause))?;
-    let peer = stream.peer_cred().map_err(|cause| ConnectError::Identity {
+async fn negotiate(
+    dialer: &dyn Dialer,
+    socket: &Path,
+    events: EventSink,
+) -> Result<Connection, ConnectError> {
+    let stream = dialer.dial(socket).await;
+    let stream = stream.map_err(|cause| not_connected(socket, cause))?;
+    let run = stream.run().map_err(|cause| ConnectError::Identity {
         socket: socket.to_owned(),
         cause,
     })?;
@@ -211,13 +222,15 @@ async fn negotiate(socket: &Path, events: EventSink) -> Result<Connection, Conne
     let (greeting, greeted) = oneshot::channel();
     let fate = Arc::new(Fate::default());
     let transport = Transport::new(stream, queue, greeting, events, Arc::clone(&fate));
-    tokio::spawn(transport.run());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(transport.run());
     let mut connection = Connection {
         requests,
         next_id: AtomicU64::new(0),
         fate,
         version: QemuVersion { major: 0, minor: 0 },
-        peer,
+        run,
+        _transport: tasks,
     };
     let failed = |cause| ConnectError::Negotiation {
         socket: socket.to_owned(),

@@ -9,18 +9,19 @@
 //! Reading goes on while writing is stuck, so a QEMU that blocks on its own output is still heard.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
+use hypervisor::Descriptor;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::EventSink;
+use super::dial::MonitorStream;
 use super::error::Broken;
 use super::wire::{Incoming, LineBuffer, Outcome, QemuVersion, decode};
 
@@ -37,7 +38,7 @@ const CHUNK_BYTES: usize = 16 * 1024;
 pub(super) struct Request {
     pub(super) id: u64,
     pub(super) line: Vec<u8>,
-    pub(super) descriptor: Option<OwnedFd>,
+    pub(super) descriptor: Option<Descriptor>,
     pub(super) reply: oneshot::Sender<Outcome>,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Fate {
 
 /// Everything the task owns.
 pub(super) struct Transport {
-    stream: UnixStream,
+    stream: Box<dyn MonitorStream>,
     requests: mpsc::Receiver<Request>,
     outgoing: Option<Outgoing>,
     in_flight: BTreeMap<u64, oneshot::Sender<Outcome>>,
@@ -68,13 +69,13 @@ pub(super) struct Transport {
 struct Outgoing {
     line: Vec<u8>,
     written: usize,
-    /// Goes with the first byte; closed here once the kernel holds a copy.
-    descriptor: Option<OwnedFd>,
+    /// Goes with the first byte.
+    descriptor: Option<Descriptor>,
 }
 
 impl Transport {
     pub(super) fn new(
-        stream: UnixStream,
+        stream: Box<dyn MonitorStream>,
         requests: mpsc::Receiver<Request>,
         greeting: oneshot::Sender<QemuVersion>,
         events: EventSink,
@@ -104,20 +105,22 @@ impl Transport {
         self.fate.broken.get_or_init(|| Arc::new(broken));
     }
 
+    /// Commands and writing come first: they end by themselves, at the latest when so many are in
+    /// flight that only reading helps, while a QEMU may report events without end.
     async fn turn(&mut self) -> Result<(), Broken> {
         let room = self.outgoing.is_none() && self.in_flight.len() < MAX_IN_FLIGHT;
+        let (stream, outgoing, lines) = (&mut self.stream, &mut self.outgoing, &mut self.lines);
         tokio::select! {
+            biased;
             request = self.requests.recv(), if room => {
                 self.take(request.ok_or(Broken::Abandoned)?);
                 Ok(())
             }
-            ready = self.stream.writable(), if self.outgoing.is_some() => {
-                ready.map_err(Broken::Io)?;
-                self.write()
-            }
-            ready = self.stream.readable() => {
-                ready.map_err(Broken::Io)?;
-                self.read()
+            moved = poll_fn(|context| poll_stream(stream, outgoing, lines, context)) => {
+                match moved? {
+                    Moved::Out => Ok(()),
+                    Moved::In => self.dispatch_lines(),
+                }
             }
         }
     }
@@ -135,30 +138,7 @@ impl Transport {
         });
     }
 
-    fn write(&mut self) -> Result<(), Broken> {
-        let Some(outgoing) = &mut self.outgoing else {
-            return Ok(());
-        };
-        match outgoing.send(&self.stream) {
-            Ok(sent) => {
-                outgoing.descriptor = None;
-                outgoing.written += sent;
-                if outgoing.written == outgoing.line.len() {
-                    self.outgoing = None;
-                }
-                Ok(())
-            }
-            Err(error) => not_ready_is_fine(error),
-        }
-    }
-
-    fn read(&mut self) -> Result<(), Broken> {
-        let mut chunk = [0; CHUNK_BYTES];
-        match self.stream.try_read(&mut chunk) {
-            Ok(0) => return Err(Broken::Closed),
-            Ok(count) => self.lines.push(&chunk[..count]),
-            Err(error) => return not_ready_is_fine(error),
-        }
+    fn dispatch_lines(&mut self) -> Result<(), Broken> {
         while let Some(line) = self.lines.next_line()? {
             if !line.is_empty() {
                 self.dispatch(decode(&line)?);
@@ -196,25 +176,58 @@ impl Transport {
     }
 }
 
-impl Outgoing {
-    fn send(&self, stream: &UnixStream) -> io::Result<usize> {
-        let descriptor = self.descriptor.as_ref().map(AsFd::as_fd);
-        stream.try_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if !control.push(SendAncillaryMessage::ScmRights(descriptor.as_slice())) {
-                return Err(io::Error::other("no room for a file descriptor"));
-            }
-            let rest = IoSlice::new(&self.line[self.written..]);
-            Ok(sendmsg(stream, &[rest], &mut control, SendFlags::NOSIGNAL)?)
-        })
-    }
+/// Which way bytes went.
+enum Moved {
+    Out,
+    In,
 }
 
-fn not_ready_is_fine(error: io::Error) -> Result<(), Broken> {
-    let passing = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
-    if passing.contains(&error.kind()) {
-        return Ok(());
+fn poll_stream(
+    stream: &mut Box<dyn MonitorStream>,
+    outgoing: &mut Option<Outgoing>,
+    lines: &mut LineBuffer,
+    context: &mut Context<'_>,
+) -> Poll<Result<Moved, Broken>> {
+    if let Some(line) = outgoing
+        && let Poll::Ready(sent) = line.poll_send(stream, context)
+    {
+        line.written += sent.map_err(Broken::Io)?;
+        if line.written == line.line.len() {
+            *outgoing = None;
+        }
+        return Poll::Ready(Ok(Moved::Out));
     }
-    Err(Broken::Io(error))
+    poll_read(stream, lines, context).map_ok(|()| Moved::In)
+}
+
+fn poll_read(
+    stream: &mut Box<dyn MonitorStream>,
+    lines: &mut LineBuffer,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), Broken>> {
+    // On the stack, so that a connection on which nothing happens holds no room for it.
+    let mut chunk = [MaybeUninit::uninit(); CHUNK_BYTES];
+    let mut chunk = ReadBuf::uninit(&mut chunk);
+    let read = Pin::new(stream).poll_read(context, &mut chunk);
+    read.map(|read| {
+        read.map_err(Broken::Io)?;
+        match chunk.filled() {
+            [] => Err(Broken::Closed),
+            filled => {
+                lines.push(filled);
+                Ok(())
+            }
+        }
+    })
+}
+
+impl Outgoing {
+    fn poll_send(
+        &mut self,
+        stream: &mut Box<dyn MonitorStream>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
+        let rest = &self.line[self.written..];
+        Pin::new(&mut **stream).poll_send(context, rest, &mut self.descriptor)
+    }
 }

@@ -7,13 +7,12 @@
 
 mod tap;
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use hypervisor::{EventKind, Hypervisor, HypervisorEvent, PlugRequest, Tap};
-use hypervisor_qmp::client::{Command, Connection};
+use hypervisor::{Descriptor, EventKind, Hypervisor, HypervisorEvent, PlugRequest, Tap};
+use hypervisor_qmp::client::{Command, Connection, UnixDialer};
 use hypervisor_qmp::{QmpHypervisor, QmpVm};
 use nic_model::{NicId, PowerState, SlotId, VmHardware, VmId};
 use serde_json::Value;
@@ -110,7 +109,7 @@ fn spawn(directory: &TempDir, extra: &[&str]) -> Child {
 pub(crate) async fn connect(socket: PathBuf) -> Connection {
     let attempts = async {
         loop {
-            if let Ok(connection) = Connection::open(&socket, Box::new(drop)).await {
+            if let Ok(connection) = Connection::open(&UnixDialer, &socket, Box::new(drop)).await {
                 return connection;
             }
             // tidy: sleep because no event tells when QEMU listens
@@ -169,6 +168,7 @@ pub(crate) fn nic() -> NicId {
 pub(crate) fn request(slot: &str, queue_count: u16) -> PlugRequest {
     let name = nic().tap_name();
     let queues = tap::open(&name, queue_count);
+    let queues = queues.into_iter().map(Descriptor::from).collect();
     PlugRequest {
         nic: nic(),
         mac: "5a:00:00:00:00:01".parse().unwrap(),
@@ -182,7 +182,7 @@ pub(crate) fn request(slot: &str, queue_count: u16) -> PlugRequest {
 }
 
 /// The same over queues of the test's own making.
-pub(crate) fn request_over(slot: &str, queues: Vec<OwnedFd>) -> PlugRequest {
+pub(crate) fn request_over(slot: &str, queues: Vec<Descriptor>) -> PlugRequest {
     let mut request = request(slot, 1);
     request.tap.queues = queues;
     request

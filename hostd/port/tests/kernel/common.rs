@@ -1,11 +1,11 @@
 //! A namespace with a bridge, VMs made of descriptors, and the kernel's log of events.
 
 use std::fmt::Debug;
-use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use hypervisor::Descriptor;
 use linux_network::Netns;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::AddressFamily;
@@ -72,7 +72,7 @@ pub(crate) async fn links(netns: &Netns) -> Vec<String> {
 /// The VM behind a port: it holds the tap.
 pub(crate) struct Vm {
     pub(crate) mac: MacAddr,
-    pub(crate) queues: Vec<OwnedFd>,
+    pub(crate) queues: Vec<Descriptor>,
 }
 
 impl Vm {

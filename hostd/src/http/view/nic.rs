@@ -6,7 +6,6 @@ use nic_lifecycle::{NicRecord, VmClass};
 use nic_model::{Addressing, IpNet};
 
 use crate::board::{self, BlockedSince, LiveNic, TimedStep};
-use crate::clock::unix_ms;
 use crate::http::problem;
 use crate::service::Service;
 
@@ -21,7 +20,8 @@ pub(in crate::http) fn nic(service: &Service, record: &NicRecord) -> Nic {
             .store
             .read(|ledger| ledger.site().class(&place.vm).cloned())
     });
-    compose(record, live, class.as_ref(), unix_ms())
+    let now_ms = service.surroundings.unix_ms();
+    compose(record, live, class.as_ref(), now_ms)
 }
 
 fn compose(record: &NicRecord, live: LiveNic, class: Option<&VmClass>, now_ms: u64) -> Nic {

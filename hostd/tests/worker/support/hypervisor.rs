@@ -218,7 +218,7 @@ impl ScriptedHypervisor {
             }
             self.stage.note(nic, Deed::Plugged);
             Ok(Plugged::Now {
-                device_asked_at: Instant::now().into_std(),
+                device_asked_at: Instant::now(),
             })
         })
     }

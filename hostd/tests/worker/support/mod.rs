@@ -23,6 +23,7 @@ use hostd::ports::HostPorts;
 use hostd::service::{Answer, Ask, Caller, Service, ServiceError};
 use hostd::store::Store;
 use hostd::supervisor::TaskEnded;
+use hostd::surroundings::Surroundings;
 use hostd::worker::Tools;
 use nic_lifecycle::{HostQuota, Network, NicRecord, NicState, Site, VmClass};
 use nic_model::{HotplugMode, Mtu, NetworkName, NicId, RateLimits, Target, VmId};
@@ -157,6 +158,11 @@ impl World {
     pub(crate) async fn restart_with(&mut self, class: VmClass) {
         self.class = class;
         self.restart().await;
+    }
+
+    /// As after `kill -9`, and nobody starts it again.
+    pub(crate) fn stop(&mut self) {
+        self.daemon.stop();
     }
 
     pub(crate) fn start_agent(&mut self, name: &str) {
@@ -393,6 +399,7 @@ fn daemon(
         board,
         ports: Arc::new(HostPorts::new([(blue, ports)].into())),
         patience: PATIENCE,
+        surroundings: Surroundings::default(),
     };
     let backend = Backend {
         hypervisor: hypervisor.clone(),
@@ -431,6 +438,7 @@ pub(crate) fn two_hypervisors() -> (Daemon, [Arc<ScriptedHypervisor>; 2]) {
         board,
         ports: Arc::new(HostPorts::new(BTreeMap::new())),
         patience: PATIENCE,
+        surroundings: Surroundings::default(),
     };
     (Daemon::over(backends, tools), hypervisors)
 }
@@ -493,7 +501,7 @@ pub(crate) fn at_once() -> Ask {
         caller: Caller::Operator,
         token: None,
         wait: Duration::ZERO,
-        received_at: std::time::Instant::now(),
+        received_at: tokio::time::Instant::now(),
     }
 }
 

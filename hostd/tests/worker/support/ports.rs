@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use hypervisor::Descriptor;
 use journal::{Batch, CommitError, Journal, LoadError, MemoryJournal, Row};
 use nic_model::{LinkName, NicId};
 use port::{
@@ -267,10 +267,10 @@ impl PortProvider for ScriptedPorts {
 }
 
 /// Any descriptor does for a tap that nothing is sent through.
-fn queues_of(access: TapAccess) -> Vec<OwnedFd> {
+fn queues_of(access: TapAccess) -> Vec<Descriptor> {
     match access {
         TapAccess::Name => Vec::new(),
-        TapAccess::Descriptors => vec![File::open("/dev/null").unwrap().into()],
+        TapAccess::Descriptors => vec![Descriptor::new(File::open("/dev/null").unwrap())],
     }
 }
 
