@@ -1,5 +1,5 @@
-//! What hostd takes from the machine it runs on besides hypervisors, ports and a disk: the time that
-//! people read, randomness, and the way to the agents.
+//! What hostd takes from the machine it runs on besides hypervisors, ports and a disk: the time
+//! that people read, randomness, and the way to the agents.
 //!
 //! Deadlines are counted by tokio's clock, which never jumps. Everything here has the system's own
 //! as its default; whoever brings others decides by them alone what hostd draws and shows, so that

@@ -93,8 +93,8 @@ struct Vm {
 }
 
 impl QmpHypervisor {
-    /// Starts to connect to each of `vms`, with the default [`Settings`]. Of two with the same name the
-    /// later one counts.
+    /// Starts to connect to each of `vms`, with the default [`Settings`]. Of two with the same name
+    /// the later one counts.
     ///
     /// # Panics
     /// Outside a tokio runtime.

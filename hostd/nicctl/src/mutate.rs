@@ -53,8 +53,9 @@ pub(crate) async fn run(
         drop(known.set(nic.clone()));
     }
     let answer = tokio::select! {
-        answer = answered(client, change, patience, &known, &mut steps) => answer,
+        biased;
         () = interrupted() => return Err(Failure::Interrupted(way_on(known.get(), patience))),
+        answer = answered(client, change, patience, &known, &mut steps) => answer,
     };
     let answer = answer.map_err(|failure| unheard(failure, known.get(), patience))?;
     steps.finish(&answer.nic)?;
@@ -91,6 +92,7 @@ async fn interrupted() {
         return std::future::pending().await;
     };
     tokio::select! {
+        biased;
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
@@ -147,6 +149,7 @@ async fn show_steps_until(
             return Ok(answer.await?);
         };
         tokio::select! {
+            biased;
             answer = &mut answer => return Ok(answer?),
             event = stream.next() => match event {
                 Some(Ok(event)) if event.nic.as_ref() == Some(nic) => {

@@ -91,8 +91,9 @@ async fn follow(
     let mut reader_gone = std::pin::pin!(output.reader_gone());
     loop {
         let next = tokio::select! {
-            next = events.next() => next,
+            biased;
             () = &mut reader_gone => return Ok(()),
+            next = events.next() => next,
         };
         match next {
             Some(Ok(event)) => {

@@ -1,7 +1,7 @@
 //! How a monitor is reached: over a unix socket, unless somebody brings another way.
 //!
 //! ```text
-//!   Dialer ── dial(address) ──► MonitorStream: bytes both ways, a descriptor with a line, who it is
+//!   Dialer ── dial(address) ──► MonitorStream: bytes, a descriptor with a line, whose it is
 //! ```
 
 use std::fmt::Debug;

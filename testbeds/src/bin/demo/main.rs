@@ -81,10 +81,11 @@ async fn until_interrupted(kind: WorldKind, screen: &Screen) -> Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     tokio::select! {
-        shown = show(kind, screen) => shown.map(|()| End::Shown),
+        biased;
         _ = interrupt.recv() => Ok(End::Interrupted),
         _ = terminate.recv() => Ok(End::Interrupted),
         _ = hang_up.recv() => Ok(End::Interrupted),
+        shown = show(kind, screen) => shown.map(|()| End::Shown),
     }
 }
 

@@ -72,6 +72,7 @@ impl<'a> Operator<'a> {
         let mut answer = std::pin::pin!(answer);
         let answer = loop {
             tokio::select! {
+                biased;
                 answer = &mut answer => break answer?,
                 event = events.next() => {
                     let event = event.context("hostd closed its event stream")??;

@@ -26,6 +26,7 @@ pub(crate) fn check(source: &RustSource) -> Vec<Violation> {
     each_sequence(source.tokens.clone(), &mut |sequence| {
         violations.extend(unfinished(source, sequence));
         violations.extend(sleeps(source, sequence));
+        violations.extend(unordered_selects(source, sequence));
     });
     violations.extend(uncompiled_examples(source));
     violations.extend(unproven(source));
@@ -184,6 +185,28 @@ fn sleeps(source: &RustSource, sequence: &[TokenTree]) -> Vec<Violation> {
     calls
         .filter(|line| source.is_test(*line))
         .map(|line| source.violation(line, Rule::Sleep, "wait for the event, with a deadline"))
+        .collect()
+}
+
+/// A `select!` that leaves it to chance at what it looks first: then a run cannot be repeated from
+/// its seed, and nobody has thought about what starves what.
+fn unordered_selects(source: &RustSource, sequence: &[TokenTree]) -> Vec<Violation> {
+    let unordered = sequence.windows(3).filter_map(|tokens| match tokens {
+        [
+            TokenTree::Ident(word),
+            TokenTree::Punct(mark),
+            TokenTree::Group(branches),
+        ] if word == "select" && mark.as_char() == '!' => {
+            let first = branches.stream().into_iter().next();
+            let is_biased = matches!(first, Some(TokenTree::Ident(first)) if first == "biased");
+            (!is_biased).then(|| word.span().start().line)
+        }
+        _ => None,
+    });
+    let advice = "begin with `biased;`, what ends by itself first";
+    unordered
+        .filter(|line| !source.is_test(*line))
+        .map(|line| source.violation(line, Rule::SelectOrder, advice))
         .collect()
 }
 
@@ -378,6 +401,25 @@ mod tests {
         assert_eq!(
             test("select! { _ = tokio::time::sleep(T) => {} }"),
             [(3, Rule::Sleep)]
+        );
+    }
+
+    #[test]
+    fn a_select_in_no_order_is_found_wherever_it_stands() {
+        let select = |text: &str| violations(&format!("fn a() {{\n    {text}\n}}"));
+
+        assert_eq!(
+            select("tokio::select! { x = b() => {} }"),
+            [(2, Rule::SelectOrder)]
+        );
+        assert_eq!(
+            select("c! { select! { x = b() => {} } }"),
+            [(2, Rule::SelectOrder)]
+        );
+        assert_eq!(select("tokio::select! { biased; x = b() => {} }"), []);
+        assert_eq!(
+            violations("#[test]\nfn a() { select! { x = b() => {} } }"),
+            []
         );
     }
 

@@ -50,6 +50,7 @@ pub(crate) enum Rule {
     Unfinished,
     Bool,
     Sleep,
+    SelectOrder,
     Unsafe,
     Direction,
     Purity,
@@ -71,11 +72,12 @@ pub(crate) enum Rule {
 }
 
 /// The rules that a good reason may break, see [`super::excuse`].
-const EXCUSABLE: [Rule; 6] = [
+const EXCUSABLE: [Rule; 7] = [
     Rule::Bool,
     Rule::Columns,
     Rule::MachinePath,
     Rule::Placeholder,
+    Rule::SelectOrder,
     Rule::Sleep,
     Rule::StaleCrate,
 ];
@@ -101,6 +103,7 @@ impl Rule {
             Self::Unfinished => "unfinished",
             Self::Bool => "bool",
             Self::Sleep => "sleep",
+            Self::SelectOrder => "select-order",
             Self::Unsafe => "unsafe",
             Self::Direction => "direction",
             Self::Purity => "purity",
