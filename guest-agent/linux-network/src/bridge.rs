@@ -21,7 +21,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nic_model::{LinkName, MacAddr};
 
-use crate::error::{Errno, operation_error};
+use crate::error::{Errno, NetlinkError, operation_error};
 use crate::netlink::Netlink;
 use crate::netlink::link::{GetLinkError, SetLinkError};
 use crate::netlink::link_view::LinkIndex;
@@ -41,6 +41,11 @@ operation_error! {
 operation_error! {
     /// From [`Netlink::add_ifb`].
     AddIfbError { name: LinkName = "Its name." } "failed to add intermediate device {name}"
+}
+
+operation_error! {
+    /// From [`Netlink::add_bridge`].
+    AddBridgeError { name: LinkName = "Its name." } "failed to add bridge {name}"
 }
 
 /// Whether a property of a port is on.
@@ -186,21 +191,34 @@ impl Netlink {
     /// # Errors
     /// With errno `EXIST` when the name is taken, `OPNOTSUPP` when the kernel has no `ifb`.
     pub async fn add_ifb(&self, name: &LinkName) -> Result<(), AddIfbError> {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_string()));
-        message
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
-        let flags = NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
-        let done = self
-            .change(RouteNetlinkMessage::NewLink(message), flags)
-            .await;
+        let done = self.add_link(name, InfoKind::Ifb).await;
         done.map_err(|cause| AddIfbError {
             name: name.clone(),
             cause,
         })
+    }
+
+    /// Makes a bridge without ports, switched off.
+    ///
+    /// # Errors
+    /// With errno `EXIST` when the name is taken, `OPNOTSUPP` when the kernel has no `bridge`.
+    pub async fn add_bridge(&self, name: &LinkName) -> Result<(), AddBridgeError> {
+        let done = self.add_link(name, InfoKind::Bridge).await;
+        done.map_err(|cause| AddBridgeError {
+            name: name.clone(),
+            cause,
+        })
+    }
+
+    async fn add_link(&self, name: &LinkName, kind: InfoKind) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_string()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+        ];
+        let flags = NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
+        self.change(RouteNetlinkMessage::NewLink(message), flags)
+            .await
     }
 
     /// Keeps the kernel from making up an IPv6 address for a link (`addrgenmode none`). That IPv6

@@ -1,0 +1,91 @@
+//! The parts of a cloud, as this program starts itself for them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nic_model::VmId;
+use simulator::netns::{self, Site};
+use tracing_subscriber::EnvFilter;
+
+/// The first process of a cloud.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sandbox {
+    /// Where the cloud keeps its files
+    #[arg(long)]
+    directory: PathBuf,
+    /// The process it ends with
+    #[arg(long)]
+    launcher: u32,
+}
+
+/// One VM's QEMU and hardware.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Machine {
+    /// Where the cloud keeps its files
+    #[arg(long)]
+    directory: PathBuf,
+    /// Which VM
+    vm: VmId,
+}
+
+/// The first process in a VM.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Guest {
+    /// Where the cloud keeps its files
+    #[arg(long)]
+    directory: PathBuf,
+    /// What the kernel of this life of the VM is recognised by
+    #[arg(long)]
+    boot_id: String,
+    /// Which VM
+    vm: VmId,
+}
+
+/// The process of a container, which only is there.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Container {
+    /// To be seen in lists of processes
+    #[arg(value_name = "NAME")]
+    _name: String,
+}
+
+impl Sandbox {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        log();
+        netns::run_sandbox(&Site::at(self.directory.clone()), self.launcher)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Machine {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        log();
+        netns::run_machine(&Site::at(self.directory.clone()), &self.vm)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Guest {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        log();
+        netns::guest::run(&Site::at(self.directory.clone()), &self.vm, &self.boot_id)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Container {
+    #[expect(clippy::unused_self, reason = "like its sisters")]
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        netns::run_container()
+    }
+}
+
+/// To standard error, which the sandbox has sent to a file for each process.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}

@@ -1,0 +1,132 @@
+//! Getting a cloud going from outside, and keeping its lifeline.
+//!
+//! ```text
+//!   claim the directory ──► write the plan ──► new user and pid namespace ──► start the sandbox
+//!                                               (lifeline: its standard input)
+//! ```
+//!
+//! A process of several threads cannot leave its user namespace, so all of this happens before
+//! there is a runtime; whoever has one already starts this program anew instead.
+
+use std::fs;
+use std::io::{BufRead, BufReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+
+use linux_network::{NamespaceKind, leave_namespaces};
+
+use super::plan::Plan;
+use super::site::{Claim, Site};
+use super::state::State;
+use super::trouble::{Doing, Trouble};
+
+/// A cloud that runs, and ends with this.
+#[derive(Debug)]
+pub struct Launched {
+    /// What there is of it.
+    pub state: State,
+    site: Site,
+    sandbox: Child,
+    lifeline: Option<PipeWriter>,
+    _claim: Claim,
+}
+
+/// What a kernel's administrator has to change.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this kernel keeps namespaces from ordinary users: set kernel.unprivileged_userns_clone to 1, \
+     user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns to 0, or be root"
+)]
+struct NamespacesForbidden(#[source] std::io::Error);
+
+/// The sandbox ended before it was ready: it has said why on standard error.
+#[derive(Debug, thiserror::Error)]
+#[error("it ended")]
+struct Ended;
+
+/// Starts a cloud and waits until it is ready.
+///
+/// # Errors
+/// When one of that name runs, the kernel does not permit what it takes, or a part does not start.
+pub fn launch(plan: &Plan, site: &Site) -> Result<Launched, Trouble> {
+    for name in plan
+        .topology
+        .vms
+        .iter()
+        .map(|vm| &vm.id)
+        .chain(&plan.topology.hosts)
+    {
+        site.check_name(name)?;
+    }
+    let claim = site.claim()?;
+    plan.write(site)?;
+    leave_user()?;
+    let (stdin, lifeline) = std::io::pipe().doing("make the lifeline")?;
+    let (said, stdout) = std::io::pipe().doing("listen to the sandbox")?;
+    let mut command = Command::new(&plan.programs.simulator);
+    command
+        .arg("sandbox")
+        .arg("--directory")
+        .arg(site.directory());
+    command
+        .arg("--launcher")
+        .arg(std::process::id().to_string());
+    command
+        .stdin(OwnedFd::from(stdin))
+        .stdout(OwnedFd::from(stdout));
+    let sandbox = command.spawn().doing("start the sandbox")?;
+    // Its ends of the pipes.
+    drop(command);
+    let mut line = String::new();
+    BufReader::new(said)
+        .read_line(&mut line)
+        .doing("listen to the sandbox")?;
+    if line.is_empty() {
+        return Err(Ended).doing("wait until the sandbox is ready");
+    }
+    Ok(Launched {
+        state: serde_json::from_str(&line).doing("understand the sandbox")?,
+        site: site.clone(),
+        sandbox,
+        lifeline: Some(lifeline),
+        _claim: claim,
+    })
+}
+
+impl Launched {
+    /// The sandbox's process, whose end is the cloud's.
+    #[must_use]
+    pub fn sandbox(&self) -> u32 {
+        self.sandbox.id()
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        // It has been reaped already when it ended first.
+        drop(self.sandbox.wait());
+        self.site.sweep().unwrap_or_default();
+    }
+}
+
+/// Into a user namespace in which this user is root, and a pid namespace for the children. Root
+/// may do without the former where it is not to be had.
+fn leave_user() -> Result<(), Trouble> {
+    let doing = "leave this user's namespaces";
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let left = leave_namespaces(&[NamespaceKind::User, NamespaceKind::Process]);
+    match left {
+        Ok(()) => {}
+        Err(_) if uid.is_root() => {
+            return leave_namespaces(&[NamespaceKind::Process]).doing(doing);
+        }
+        Err(error) => return Err(NamespacesForbidden(error.cause)).doing(doing),
+    }
+    let write =
+        |file: &str, text: String| fs::write(format!("/proc/self/{file}"), text).doing(doing);
+    // Without this right, groups may not be mapped by an ordinary user (user_namespaces(7)).
+    write("setgroups", "deny".to_owned())?;
+    write("uid_map", format!("0 {} 1", uid.as_raw()))?;
+    write("gid_map", format!("0 {} 1", gid.as_raw()))
+}

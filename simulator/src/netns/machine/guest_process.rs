@@ -1,0 +1,128 @@
+//! One life of the guest in a VM: from a boot to a reset, a crash or the VM's end.
+
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use linux_network::{NamespaceKind, Netns, leave_namespaces};
+use nic_model::VmId;
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::oneshot;
+
+use crate::netns::guest::READY;
+use crate::netns::plan::Programs;
+use crate::netns::process::log_to;
+use crate::netns::site::Site;
+use crate::netns::trouble::{Doing, Trouble};
+
+/// A guest is up within tens of milliseconds.
+const BOOT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A guest that is up.
+#[derive(Debug)]
+pub(super) struct GuestProcess {
+    pid: Pid,
+    /// Where its links arrive.
+    pub(super) netns: Netns,
+    ended: oneshot::Receiver<()>,
+}
+
+/// A guest that ended while it booted.
+#[derive(Debug, thiserror::Error)]
+#[error("it ended before it was up")]
+struct NotUp;
+
+impl GuestProcess {
+    /// Boots a guest.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not come up.
+    pub(super) async fn boot(site: &Site, vm: &VmId, programs: &Programs) -> Result<Self, Trouble> {
+        let doing = "boot the guest";
+        let mut command = Command::new(&programs.simulator);
+        command
+            .arg("guest")
+            .arg("--directory")
+            .arg(site.directory());
+        command
+            .arg("--boot-id")
+            .arg(random_boot_id())
+            .arg(vm.as_str());
+        log_to(&mut command, &site.log(vm.as_str()))?;
+        let (said, stdout) = std::io::pipe().doing(doing)?;
+        command.stdout(Stdio::from(OwnedFd::from(stdout)));
+        let (pid, ended) = start(command).await.doing(doing)?;
+        let said = tokio::net::unix::pipe::Receiver::from_owned_fd(said.into()).doing(doing)?;
+        let (mut said, mut line) = (BufReader::new(said), String::new());
+        let reading = tokio::time::timeout(BOOT_DEADLINE, said.read_line(&mut line)).await;
+        reading.doing(doing)?.doing(doing)?;
+        if line != READY {
+            return Err(NotUp).doing(doing);
+        }
+        let number = pid.as_raw_nonzero().get().unsigned_abs();
+        let netns = Netns::open_pid(number).doing(doing)?;
+        Ok(Self { pid, netns, ended })
+    }
+
+    /// Waits until it is gone, with all of its processes.
+    pub(super) async fn ended(&mut self) {
+        // Closed counts as well: the thread that would tell is gone.
+        drop((&mut self.ended).await);
+    }
+
+    /// Cuts its power, and waits until it is gone.
+    pub(super) async fn kill(mut self) {
+        rustix::process::kill_process(self.pid, Signal::KILL).unwrap_or_default();
+        self.ended().await;
+    }
+}
+
+/// Starts the first process of a new pid namespace, on a thread that lives as long as it: the guest
+/// asks to end with the thread that started it (`PR_SET_PDEATHSIG` of prctl(2)).
+async fn start(mut command: Command) -> std::io::Result<(Pid, oneshot::Receiver<()>)> {
+    let (started_sender, started) = oneshot::channel();
+    let (ended_sender, ended) = oneshot::channel();
+    let life = move || {
+        let spawned = leave_namespaces(&[NamespaceKind::Process])
+            .map_err(std::io::Error::other)
+            .and_then(|()| command.spawn());
+        // Its end of the pipe.
+        drop(command);
+        match spawned {
+            Ok(mut child) => {
+                let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+                started_sender.send(Ok(pid)).unwrap_or_default();
+                drop(child.wait());
+                ended_sender.send(()).unwrap_or_default();
+            }
+            Err(error) => started_sender.send(Err(error)).unwrap_or_default(),
+        }
+    };
+    std::thread::Builder::new()
+        .name("guest".to_owned())
+        .spawn(life)?;
+    let pid = started.await.map_err(std::io::Error::other)??;
+    Ok((pid.ok_or(rustix::io::Errno::SRCH)?, ended))
+}
+
+/// In the form of a version 4 UUID, as the kernel's.
+fn random_boot_id() -> String {
+    let [a, b, c, d] = rand::random::<[u32; 4]>();
+    let (b1, b2) = (b >> 16, (b & 0x0fff) | 0x4000);
+    let (c1, c2) = (((c >> 16) & 0x3fff) | 0x8000, c & 0xffff);
+    format!("{a:08x}-{b1:04x}-{b2:04x}-{c1:04x}-{c2:04x}{d:08x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_id_is_one_that_the_kernel_could_have_made() {
+        let id = random_boot_id();
+
+        assert!(id.parse::<nic_model::BootId>().is_ok(), "{id}");
+        assert_ne!(id, random_boot_id());
+    }
+}

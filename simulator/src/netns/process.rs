@@ -1,0 +1,147 @@
+//! Processes of a simulated cloud: started in a namespace, ended together, buried by one.
+//!
+//! ```text
+//!   spawn_in(netns) ──► runs ──► ends ──► Undertaker: whose, how ──► Watch of whoever cares
+//! ```
+//!
+//! The first process of a pid namespace inherits every orphan in it, so it waits for all children
+//! at once, and tells by their ids whose end it was.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use linux_network::Netns;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::trouble::{Doing, Trouble};
+
+/// Where ends of processes are told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Undertaker {
+    ends: Arc<Mutex<Ends>>,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    awaited: BTreeMap<i32, oneshot::Sender<WaitStatus>>,
+    /// Of processes that had ended before anybody asked.
+    unclaimed: BTreeMap<i32, WaitStatus>,
+}
+
+/// A process that was started here.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    ended: oneshot::Receiver<WaitStatus>,
+}
+
+/// Orphans whose end nobody asks for: kept until there are so many.
+const UNCLAIMED_MAX: usize = 256;
+
+impl Undertaker {
+    /// Waits for children until the future is dropped.
+    ///
+    /// # Errors
+    /// When signals cannot be had.
+    pub(crate) async fn run(self) -> Result<(), Trouble> {
+        let mut told = signal(SignalKind::child()).doing("listen to SIGCHLD")?;
+        loop {
+            self.bury();
+            told.recv().await;
+        }
+    }
+
+    fn bury(&self) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let mut ends = self.lock();
+            match ends.awaited.remove(&pid.as_raw_nonzero().get()) {
+                // Refused when nobody waits any more.
+                Some(awaited) => awaited.send(status).unwrap_or_default(),
+                None => {
+                    if ends.unclaimed.len() < UNCLAIMED_MAX {
+                        ends.unclaimed.insert(pid.as_raw_nonzero().get(), status);
+                    }
+                }
+            }
+        }
+    }
+
+    fn await_end(&self, pid: Pid) -> oneshot::Receiver<WaitStatus> {
+        let (sender, receiver) = oneshot::channel();
+        let mut ends = self.lock();
+        let number = pid.as_raw_nonzero().get();
+        match ends.unclaimed.remove(&number) {
+            Some(status) => sender.send(status).unwrap_or_default(),
+            None => drop(ends.awaited.insert(number, sender)),
+        }
+        receiver
+    }
+
+    /// Starts a program in the namespace `netns`, or in that of this process.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or the program not be started.
+    pub(crate) async fn spawn(
+        &self,
+        mut command: Command,
+        netns: Option<&Netns>,
+    ) -> Result<Process, Trouble> {
+        let doing = format!("start {}", Path::new(command.get_program()).display());
+        let child = match netns {
+            Some(netns) => {
+                let spawned = netns.run("spawn", move || command.spawn()).await;
+                spawned.doing(&doing)?.doing(&doing)?
+            }
+            None => command.spawn().doing(&doing)?,
+        };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(rustix::io::Errno::SRCH).doing(&doing)?;
+        Ok(Process {
+            pid,
+            ended: self.await_end(pid),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Process {
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> Option<WaitStatus> {
+        (&mut self.ended).await.ok()
+    }
+
+    /// Ends it as a power failure would; that it has ended is fine.
+    pub(crate) fn kill(&self) {
+        rustix::process::kill_process(self.pid, Signal::KILL).unwrap_or_default();
+    }
+}
+
+/// How a process ended, for people.
+pub(crate) fn described(status: Option<WaitStatus>) -> String {
+    match status.map(|status| (status.exit_status(), status.terminating_signal())) {
+        Some((Some(code), _)) => format!("exit status {code}"),
+        Some((None, Some(signal))) => format!("signal {signal}"),
+        _ => "an unknown end".to_owned(),
+    }
+}
+
+/// Has a program write its output to the end of a file.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub(crate) fn log_to(command: &mut Command, log: &Path) -> Result<(), Trouble> {
+    let doing = format!("open {}", log.display());
+    let file = OpenOptions::new().create(true).append(true).open(log);
+    let file = file.doing(&doing)?;
+    let copy = file.try_clone().doing(&doing)?;
+    command.stdin(Stdio::null()).stdout(copy).stderr(file);
+    Ok(())
+}
