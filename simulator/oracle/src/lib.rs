@@ -13,6 +13,7 @@
 
 mod always;
 mod at_rest;
+pub mod model;
 mod records;
 mod view;
 
