@@ -143,7 +143,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_never_goes_back(changes in prop::collection::vec((0_u64..100, 0_u32..50, 0_u64..9), 1..20)) {
+        fn it_never_goes_back(
+            changes in prop::collection::vec((0_u64..100, 0_u32..50, 0_u64..9), 1..20),
+        ) {
             let mut clock = Clock::default();
             let (mut real, mut last) = (Duration::ZERO, Duration::ZERO);
             for (later, tenths, step) in changes {

@@ -148,7 +148,8 @@ fn in_guest(view: &SystemView, placed: &[(&Nic, &Placement)], guest: &GuestView)
     found
 }
 
-/// A NIC in use is a link of its name and address outside the guest's own namespace and the agent's.
+/// A NIC in use is a link of its name and address, neither in the guest's own namespace nor in the
+/// agent's.
 fn unbound(nic: &Nic, place: &Placement, guest: &GuestView) -> Option<Violation> {
     let mut known = guest
         .links

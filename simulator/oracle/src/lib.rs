@@ -1,8 +1,8 @@
 //! What must hold of a whole system: hostd's records, its journal, the host, every QEMU and guest.
 //!
 //! ```text
-//!   world sim, netns, qemu, libvirt ── looks ──► SystemView ── violations ──► nothing, or sentences
-//!                                                  │
+//!   world sim, netns, qemu, libvirt ─ looks ─► SystemView ─ violations ─► nothing, or sentences
+//!                                                 │
 //!                                    Moment::Any    what holds while things are under way
 //!                                    Moment::AtRest what holds besides when nothing is
 //! ```
