@@ -12,6 +12,7 @@ use nic_model::{
     BitRate, IpNet, LinkName, Mtu, NetworkName, PacketRate, RateLimit, RateLimits, TenantId,
     VmClassName, VmId,
 };
+use port::Device;
 use serde::Deserialize;
 
 /// Where the journal and the socket are unless the file says otherwise.
@@ -48,6 +49,8 @@ pub enum PortKind {
     Bridge {
         /// Its name.
         bridge: LinkName,
+        /// What each port is to the kernel.
+        device: Device,
     },
     /// A tap that the operator wires.
     Tap,
@@ -138,6 +141,8 @@ struct RawNetwork {
     kind: RawNetworkKind,
     #[serde(default)]
     bridge: Option<LinkName>,
+    #[serde(default)]
+    device: RawDevice,
     #[serde(default = "default_mtu")]
     mtu: Mtu,
     #[serde(default)]
@@ -153,6 +158,14 @@ fn default_mtu() -> Mtu {
 enum RawNetworkKind {
     Bridge,
     Tap,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawDevice {
+    #[default]
+    Tap,
+    Veth,
 }
 
 #[derive(Debug, Deserialize)]
@@ -331,6 +344,10 @@ fn check_networks(
         let kind = match (&network.kind, &network.bridge) {
             (RawNetworkKind::Bridge, Some(bridge)) => PortKind::Bridge {
                 bridge: bridge.clone(),
+                device: match network.device {
+                    RawDevice::Tap => Device::Tap,
+                    RawDevice::Veth => Device::Veth,
+                },
             },
             (RawNetworkKind::Tap, None) => PortKind::Tap,
             (RawNetworkKind::Bridge, None) => {
@@ -346,6 +363,11 @@ fn check_networks(
                 continue;
             }
         };
+        if kind == PortKind::Tap && network.device == RawDevice::Veth {
+            mistakes.0.push(format!(
+                "network {name}: kind \"tap\" has no device \"veth\""
+            ));
+        }
         for subnet in &network.subnets {
             if subnet.trunc() != *subnet {
                 mistakes
@@ -486,6 +508,7 @@ mod tests {
             "default_class = \"big\"\n\
              [[network]]\nname = \"blue\"\nkind = \"bridge\"\nsubnets = [\"10.0.0.1/24\"]\n\
              [[network]]\nname = \"red\"\nkind = \"tap\"\nsubnets = [\"10.0.0.1/24\"]\n\
+             [[network]]\nname = \"pair\"\nkind = \"tap\"\ndevice = \"veth\"\n\
              [[vm]]\nid = \"vm1\"\nclass = \"tiny\"\n",
         )
         .unwrap_err()
@@ -495,6 +518,7 @@ mod tests {
             "default_class big",
             "needs the key bridge",
             "host bits",
+            "no device \"veth\"",
             "class tiny",
             "key qmp",
         ] {

@@ -157,9 +157,11 @@ async fn port_providers(
     let mut providers: BTreeMap<NetworkName, Arc<dyn PortProvider>> = BTreeMap::new();
     for (name, kind) in &config.ports {
         let provider: Result<Arc<dyn PortProvider>, _> = match kind {
-            PortKind::Bridge { bridge } => BridgePorts::connect(&here, bridge.clone())
-                .await
-                .map(|ports| Arc::new(ports) as _),
+            PortKind::Bridge { bridge, device } => {
+                BridgePorts::connect(&here, bridge.clone(), *device)
+                    .await
+                    .map(|ports| Arc::new(ports) as _)
+            }
             PortKind::Tap => TapPorts::connect(&here)
                 .await
                 .map(|ports| Arc::new(ports) as _),

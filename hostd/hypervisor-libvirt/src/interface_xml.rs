@@ -68,7 +68,7 @@ pub(crate) fn carrier(interface: &Element) -> Carrier {
 
 #[cfg(test)]
 mod tests {
-    use hypervisor::Tap;
+    use hypervisor::{Tap, TapAccess};
     use nic_model::SlotId;
 
     use super::*;
@@ -80,6 +80,7 @@ mod tests {
             slot: SlotId("0x03".to_owned()),
             tap: Tap {
                 name: "nf-abc0123xyz".to_owned(),
+                access: TapAccess::Name,
                 queues: Vec::new(),
                 queue_count,
             },

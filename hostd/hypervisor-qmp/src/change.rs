@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use futures::future::join_all;
-use hypervisor::{Carrier, Descriptor, PlugRequest, Plugged, Trouble, Unplugging};
+use hypervisor::{Carrier, Descriptor, PlugRequest, Plugged, TapAccess, Trouble, Unplugging};
 use nic_model::NicId;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -94,15 +94,9 @@ async fn make_backend(
         let message = format!("{} descriptors do not make {count} queues", queues.len());
         return Err(Trouble::Refused { message });
     }
-    let descriptors = Descriptors {
-        taps: names(&request.nic, TAP, count),
-        vhosts: open_vhosts(vhost, count),
-        nic: request.nic.clone(),
-    };
-    let arguments = descriptors.netdev_arguments();
-    let made = match descriptors.pass(qemu, queues).await {
-        Ok(()) => netdev_add(qemu, arguments).await,
-        Err(error) => Err(error),
+    let made = match request.tap.access {
+        TapAccess::Descriptors => pass_backend(qemu, vhost, request, queues).await,
+        TapAccess::Name => netdev_add(qemu, named_backend(request)).await,
     };
     let Err(error) = made else {
         return Ok(Origin::Made);
@@ -114,6 +108,42 @@ async fn make_backend(
         true => Ok(Origin::Found),
         false => Err(trouble(error)),
     }
+}
+
+async fn pass_backend(
+    qemu: &Connection,
+    vhost: Vhost,
+    request: &PlugRequest,
+    queues: Vec<Descriptor>,
+) -> Result<(), CommandError> {
+    let count = usize::from(request.tap.queue_count);
+    let descriptors = Descriptors {
+        taps: names(&request.nic, TAP, count),
+        vhosts: open_vhosts(vhost, count),
+        nic: request.nic.clone(),
+    };
+    let arguments = descriptors.netdev_arguments();
+    descriptors.pass(qemu, queues).await?;
+    netdev_add(qemu, arguments).await
+}
+
+/// A backend that QEMU opens itself. Without scripts, which it would run by default (`-netdev tap`
+/// in qemu(1)): the port is made already.
+fn named_backend(request: &PlugRequest) -> Map<String, Value> {
+    let mut arguments = Map::new();
+    for (name, text) in [
+        ("type", "tap".to_owned()),
+        ("id", request.nic.netdev_id()),
+        ("ifname", request.tap.name.clone()),
+        ("script", "no".to_owned()),
+        ("downscript", "no".to_owned()),
+    ] {
+        arguments.insert(name.to_owned(), text.into());
+    }
+    if request.tap.queue_count > 1 {
+        arguments.insert("queues".to_owned(), request.tap.queue_count.into());
+    }
+    arguments
 }
 
 /// What a backend is made of. Without tap descriptors at hand the names still stand: QEMU may hold
@@ -345,6 +375,28 @@ mod tests {
 
         assert_eq!(arguments(1, 0), single);
         assert_eq!(arguments(2, 2), double);
+    }
+
+    #[test]
+    fn a_backend_that_qemu_opens_is_named_and_runs_no_scripts() {
+        let nic: NicId = "nic-aaaaaaaaaa".parse().unwrap();
+        let request = PlugRequest {
+            mac: "5a:00:00:00:00:01".parse().unwrap(),
+            slot: nic_model::SlotId("rp1".to_owned()),
+            tap: hypervisor::Tap {
+                name: nic.peer_name(),
+                access: TapAccess::Name,
+                queues: Vec::new(),
+                queue_count: 2,
+            },
+            nic,
+        };
+
+        let expected = json!({
+            "type": "tap", "id": "hostua-nic-aaaaaaaaaa", "ifname": "nfp-aaaaaaaaaa",
+            "script": "no", "downscript": "no", "queues": 2,
+        });
+        assert_eq!(Value::Object(named_backend(&request)), expected);
     }
 
     #[test]

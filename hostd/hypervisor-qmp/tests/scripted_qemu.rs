@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hypervisor::{Carrier, EventKind, Hypervisor, PlugRequest, Tap, Trouble, Unplugging};
+use hypervisor::{
+    Carrier, EventKind, Hypervisor, PlugRequest, Tap, TapAccess, Trouble, Unplugging,
+};
 use hypervisor_qmp::{QmpHypervisor, QmpVm, Settings, Vhost};
 use nic_model::{NicId, SlotId, VmId};
 use serde_json::{Value, json};
@@ -160,6 +162,7 @@ fn request(queue_count: u16) -> PlugRequest {
         slot: SlotId("rp1".to_owned()),
         tap: Tap {
             name: nic().tap_name(),
+            access: TapAccess::Descriptors,
             queues: (0..queue_count).map(queue).collect(),
             queue_count,
         },

@@ -79,13 +79,24 @@ pub enum Plugged {
 /// The tap a NIC is connected to.
 #[derive(Debug)]
 pub struct Tap {
-    /// Its name on the host.
+    /// What the hypervisor opens, where it opens it by its name.
     pub name: String,
+    /// How it comes to it.
+    pub access: TapAccess,
     /// One open queue each, ready to be passed to QEMU; empty where the hypervisor opens the
     /// persistent tap by its name.
     pub queues: Vec<Descriptor>,
     /// How many queues the device gets, 1 or more.
     pub queue_count: u16,
+}
+
+/// How a hypervisor comes to a tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapAccess {
+    /// It is passed open descriptors.
+    Descriptors,
+    /// It opens the tap by its name, which nobody else may hold then.
+    Name,
 }
 
 /// How far an unplug has come.

@@ -9,15 +9,14 @@
 //! corrected.
 
 use async_trait::async_trait;
-use hypervisor::Descriptor;
 use linux_network::bridge::{BridgePortFlags, Switch};
 use linux_network::{AdminState, ConnectNetlinkError, LinkIndex, Netns};
 use nic_model::{LinkName, NicId};
 
 use crate::host::{During, Failure, FoundTap, Host, Origin};
 use crate::{
-    Cause, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec, PortView,
-    RemovalClaim, RemovePortError,
+    Cause, Device, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec,
+    PortView, RemovalClaim, RemovePortError,
 };
 
 const SECURED: BridgePortFlags = BridgePortFlags {
@@ -51,13 +50,18 @@ pub enum BridgeUnusable {
 }
 
 impl BridgePorts {
-    /// Ports in `bridge` in the namespace `netns`. The bridge is looked at when a port is made.
+    /// Ports in `bridge` in the namespace `netns`, which are of the kind `device`. The bridge is
+    /// looked at when a port is made.
     ///
     /// # Errors
     /// When the kernel cannot be talked to there.
-    pub async fn connect(netns: &Netns, bridge: LinkName) -> Result<Self, ConnectNetlinkError> {
+    pub async fn connect(
+        netns: &Netns,
+        bridge: LinkName,
+        device: Device,
+    ) -> Result<Self, ConnectNetlinkError> {
         Ok(Self {
-            host: Host::connect(netns).await?,
+            host: Host::connect(netns, device).await?,
             bridge,
         })
     }
@@ -183,10 +187,7 @@ impl PortProvider for BridgePorts {
             self.host.undo(&spec.nic, tap.origin).await;
             return Err(failed(failure));
         }
-        Ok(Port {
-            tap: tap.link.name,
-            queues: tap.queues.into_iter().map(Descriptor::from).collect(),
-        })
+        Ok(self.host.port(spec, tap))
     }
 
     async fn isolate(&self, nic: &NicId) -> Result<(), IsolatePortError> {

@@ -6,20 +6,22 @@
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
+use hypervisor::Descriptor;
 use linux_network::tap::{self, AttachTapError, TapSpec};
 use linux_network::traffic::TokenBucket;
 use linux_network::{
     AdminState as LinkAdmin, Carrier, ConnectNetlinkError, Errno, LinkChange, LinkIndex, LinkView,
-    Netlink, Netns, remove_links, sysctl,
+    Netlink, Netns, PeerName, VethPeer, VethSpec, remove_links, sysctl,
 };
 use nic_model::{LinkName, MacAddr, NicId};
 
-use crate::{AdminState, Cause, Holder, PortSpec, PortView, TapAccess, limits};
+use crate::{AdminState, Cause, Device, Holder, Port, PortSpec, PortView, TapAccess, limits};
 
 /// One host's network, and the connection to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
     netns: Netns,
+    device: Device,
     pub(crate) netlink: Netlink,
 }
 
@@ -82,12 +84,29 @@ pub(crate) enum Origin {
 }
 
 impl Host {
-    pub(crate) async fn connect(netns: &Netns) -> Result<Self, ConnectNetlinkError> {
+    pub(crate) async fn connect(
+        netns: &Netns,
+        device: Device,
+    ) -> Result<Self, ConnectNetlinkError> {
         let netlink = Netlink::connect(netns).await?;
         Ok(Self {
             netns: netns.clone(),
+            device,
             netlink,
         })
+    }
+
+    /// What a hypervisor is told of a port that is up.
+    pub(crate) fn port(&self, spec: &PortSpec, tap: FoundTap) -> Port {
+        let (name, access) = match self.device {
+            Device::Tap => (tap.link.name, spec.access),
+            Device::Veth => (spec.nic.peer_name(), TapAccess::Name),
+        };
+        Port {
+            tap: name,
+            access,
+            queues: tap.queues.into_iter().map(Descriptor::from).collect(),
+        }
     }
 
     /// The tap, made down if there is none, and the descriptors of its queues where they are to be
@@ -97,12 +116,9 @@ impl Host {
         let name = link_name(spec.nic.tap_name());
         let (origin, attached) = match self.netlink.link_by_name(&name).await.during(step)? {
             None => (Origin::Made, self.make_tap(spec, &name).await),
-            Some(link) if link.kind.as_deref() != Some("tun") => {
-                return Err(NameTaken {
-                    name,
-                    wanted: "a tap",
-                })
-                .during(step);
+            Some(link) if link.kind.as_deref() != Some(self.kind()) => {
+                let wanted = self.wanted();
+                return Err(NameTaken { name, wanted }).during(step);
             }
             Some(link) => (Origin::Found, self.attach_to(spec, &link, &name).await),
         };
@@ -120,21 +136,56 @@ impl Host {
         }
     }
 
+    /// As the kernel calls the kind of a port's link.
+    fn kind(&self) -> &'static str {
+        match self.device {
+            Device::Tap => "tun",
+            Device::Veth => "veth",
+        }
+    }
+
+    fn wanted(&self) -> &'static str {
+        match self.device {
+            Device::Tap => "a tap",
+            Device::Veth => "an end of a pair",
+        }
+    }
+
     async fn present(&self, name: LinkName) -> Result<LinkView, Cause> {
         let found = self.netlink.link_by_name(&name).await?;
         Ok(found.ok_or(Vanished(name))?)
     }
 
-    async fn make_tap(
-        &self,
-        spec: &PortSpec,
-        name: &LinkName,
-    ) -> Result<Vec<OwnedFd>, AttachTapError> {
+    async fn make_tap(&self, spec: &PortSpec, name: &LinkName) -> Result<Vec<OwnedFd>, Cause> {
+        if self.device == Device::Veth {
+            return self.make_pair(spec, name).await.map(|()| Vec::new());
+        }
         let queues = self.attach(spec, name).await?;
         Ok(match spec.access {
             TapAccess::Descriptors => queues,
             TapAccess::Name => Vec::new(),
         })
+    }
+
+    async fn make_pair(&self, spec: &PortSpec, name: &LinkName) -> Result<(), Cause> {
+        let far_end = link_name(spec.nic.peer_name());
+        let peer = VethPeer {
+            name: PeerName::Fixed(&far_end),
+            netns: None,
+            mac: None,
+            mtu: Some(spec.mtu),
+        };
+        let pair = VethSpec {
+            name,
+            mtu: Some(spec.mtu),
+            peer,
+        };
+        self.netlink.add_veth(pair).await?;
+        if let Err(error) = sysctl::disable_ipv6(&self.netns, &far_end).await {
+            self.undo(&spec.nic, Origin::Made).await;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// A queue beside those of a running VM would take frames away from it, so a tap that has a
@@ -144,13 +195,14 @@ impl Host {
         spec: &PortSpec,
         tap: &LinkView,
         name: &LinkName,
-    ) -> Result<Vec<OwnedFd>, AttachTapError> {
-        if spec.access == TapAccess::Name || tap.far_end == Carrier::Present {
+    ) -> Result<Vec<OwnedFd>, Cause> {
+        let by_name = spec.access == TapAccess::Name || self.device == Device::Veth;
+        if by_name || tap.far_end == Carrier::Present {
             return Ok(Vec::new());
         }
         match self.attach(spec, name).await {
             Err(AttachTapError::Held(_)) => Ok(Vec::new()),
-            attached => attached,
+            attached => Ok(attached?),
         }
     }
 
@@ -180,7 +232,8 @@ impl Host {
             .during(step)
     }
 
-    /// Largest packet and own address of the tap. The address begins with `fe`, as libvirt's taps
+    /// Largest packet and own address of the tap, and the largest packet of what is behind it. The
+    /// address begins with `fe`, as libvirt's taps
     /// do, so that a bridge, which takes the lowest address of its ports, does not take this one
     /// and lose its neighbours.
     pub(crate) async fn dress(&self, tap: &LinkView, spec: &PortSpec) -> Result<(), Failure> {
@@ -193,7 +246,29 @@ impl Host {
             mac: (tap.mac != Some(mac)).then_some(mac),
             ..LinkChange::default()
         };
-        self.netlink.set_link(tap.index, change).await.during(step)
+        self.netlink
+            .set_link(tap.index, change)
+            .await
+            .during(step)?;
+        match self.device {
+            Device::Tap => Ok(()),
+            Device::Veth => self.widen_far_end(spec).await.during(step),
+        }
+    }
+
+    /// What does not fit the far end never reaches the near one (`veth_xmit`). Whoever has taken it
+    /// elsewhere sees to that.
+    async fn widen_far_end(&self, spec: &PortSpec) -> Result<(), Cause> {
+        let name = link_name(spec.nic.peer_name());
+        let found = self.netlink.link_by_name(&name).await?;
+        let Some(link) = found.filter(|link| link.mtu < u32::from(spec.mtu)) else {
+            return Ok(());
+        };
+        let change = LinkChange {
+            mtu: Some(spec.mtu),
+            ..LinkChange::default()
+        };
+        Ok(self.netlink.set_link(link.index, change).await?)
     }
 
     /// Limits both directions, or stops limiting them.
@@ -394,6 +469,10 @@ fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
         port.ifb = Some(link.name.clone());
         return;
     }
+    // A far end is described together with its near end, without which it cannot be.
+    if link.name == port.nic.peer_name() {
+        return;
+    }
     let master = links
         .iter()
         .find(|master| Some(master.index) == link.master);
@@ -403,10 +482,25 @@ fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
         LinkAdmin::Up => AdminState::Up,
         LinkAdmin::Down => AdminState::Down,
     };
-    port.holder = match link.far_end {
-        Carrier::Present => Holder::Somebody,
-        Carrier::Absent => Holder::Nobody,
+    port.holder = holder(link, &port.nic.peer_name(), links);
+}
+
+/// A tap's carrier is its holder. A pair has one only while both ends are on, so what counts is
+/// that whoever took the far end has switched it on, or has taken it elsewhere.
+fn holder(link: &LinkView, far_end: &str, links: &[LinkView]) -> Holder {
+    let held = match link.kind.as_deref() {
+        Some("veth") => {
+            let lies_unused =
+                |other: &LinkView| other.name == far_end && other.admin == LinkAdmin::Down;
+            !links.iter().any(lies_unused)
+        }
+        _ => link.far_end == Carrier::Present,
     };
+    if held {
+        Holder::Somebody
+    } else {
+        Holder::Nobody
+    }
 }
 
 /// A name that the kernel has, or that is derived from a NIC's id.

@@ -19,6 +19,7 @@ mod tap_ports;
 
 use async_trait::async_trait;
 use hypervisor::Descriptor;
+pub use hypervisor::TapAccess;
 use nic_model::{LinkName, MacAddr, Mtu, NicId, RateLimits};
 
 pub use bridge_ports::{BridgePorts, BridgeUnusable};
@@ -64,20 +65,23 @@ pub struct PortSpec {
     pub access: TapAccess,
 }
 
-/// How a hypervisor comes to a tap.
+/// What a port is to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TapAccess {
-    /// It is passed open descriptors.
-    Descriptors,
-    /// It opens the tap by its name, which nobody else may hold then.
-    Name,
+pub enum Device {
+    /// A tap, which a process holds.
+    Tap,
+    /// The near end of a pair of virtual links, for hosts whose users may not open `/dev/net/tun`.
+    /// The far end lies beside it, switched off, until whoever carries its frames switches it on.
+    Veth,
 }
 
 /// A port that has been made and is up.
 #[derive(Debug)]
 pub struct Port {
-    /// Name of the tap.
+    /// What a hypervisor opens: the tap, or the far end of the pair.
     pub tap: String,
+    /// How it comes to that.
+    pub access: TapAccess,
     /// One descriptor a queue; empty where the tap is opened by its name or has a holder already.
     pub queues: Vec<Descriptor>,
 }

@@ -4,14 +4,13 @@
 //! that was made by hand survives: `isolate` only switches the tap off.
 
 use async_trait::async_trait;
-use hypervisor::Descriptor;
 use linux_network::{AdminState, ConnectNetlinkError, Netns};
 use nic_model::{LinkName, NicId};
 
 use crate::host::{During, Failure, FoundTap, Host};
 use crate::{
-    IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec, PortView,
-    RemovalClaim, RemovePortError,
+    Device, IsolatePortError, ListPortsError, MakePortError, Port, PortProvider, PortSpec,
+    PortView, RemovalClaim, RemovePortError,
 };
 
 /// Ports that are taps and nothing else.
@@ -27,7 +26,7 @@ impl TapPorts {
     /// When the kernel cannot be talked to there.
     pub async fn connect(netns: &Netns) -> Result<Self, ConnectNetlinkError> {
         Ok(Self {
-            host: Host::connect(netns).await?,
+            host: Host::connect(netns, Device::Tap).await?,
         })
     }
 
@@ -51,10 +50,7 @@ impl PortProvider for TapPorts {
             self.host.undo(&spec.nic, tap.origin).await;
             return Err(failed(failure));
         }
-        Ok(Port {
-            tap: tap.link.name,
-            queues: tap.queues.into_iter().map(Descriptor::from).collect(),
-        })
+        Ok(self.host.port(spec, tap))
     }
 
     async fn isolate(&self, nic: &NicId) -> Result<(), IsolatePortError> {

@@ -8,7 +8,7 @@ use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
 use nic_model::NicId;
-use port::{AdminState, Holder, PortProvider, PortSpec, PortView, TapAccess};
+use port::{AdminState, Holder, Port, PortProvider, PortSpec, PortView, TapAccess};
 use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
@@ -160,13 +160,20 @@ impl VmWorker {
             .nics
             .get_mut(&record.id)
             .and_then(|progress| progress.unplugged_port.take());
+        // Without a port that was just made there is a backend already, which stays as it is.
+        let port = port.unwrap_or_else(|| Port {
+            tap: record.id.tap_name(),
+            access: self.tap_access,
+            queues: Vec::new(),
+        });
         let request = PlugRequest {
             nic: record.id.clone(),
             mac: record.mac,
             slot: placement.slot.clone(),
             tap: Tap {
-                name: record.id.tap_name(),
-                queues: port.map(|port| port.queues).unwrap_or_default(),
+                name: port.tap,
+                access: port.access,
+                queues: port.queues,
                 queue_count: record.queue_count,
             },
         };

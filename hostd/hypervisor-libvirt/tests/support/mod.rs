@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hypervisor::{Hypervisor, HypervisorEvent, PlugRequest, Tap};
+use hypervisor::{Hypervisor, HypervisorEvent, PlugRequest, Tap, TapAccess};
 use hypervisor_libvirt::{Deadlines, LibvirtHypervisor, Options};
 use nic_model::{NicId, SlotId, VmId};
 use tempfile::TempDir;
@@ -191,6 +191,7 @@ impl Libvirtd {
             slot: SlotId(slot.to_owned()),
             tap: Tap {
                 name,
+                access: TapAccess::Name,
                 queues: Vec::new(),
                 queue_count: 1,
             },
@@ -222,6 +223,7 @@ pub(crate) fn again(request: &PlugRequest) -> PlugRequest {
         slot: request.slot.clone(),
         tap: Tap {
             name: request.tap.name.clone(),
+            access: TapAccess::Name,
             queues: Vec::new(),
             queue_count: request.tap.queue_count,
         },

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use hypervisor::{Descriptor, EventKind, Hypervisor, HypervisorEvent, PlugRequest, Tap};
+use hypervisor::{Descriptor, EventKind, Hypervisor, HypervisorEvent, PlugRequest, Tap, TapAccess};
 use hypervisor_qmp::client::{Command, Connection, UnixDialer};
 use hypervisor_qmp::{QmpHypervisor, QmpVm};
 use nic_model::{NicId, PowerState, SlotId, VmHardware, VmId};
@@ -175,6 +175,7 @@ pub(crate) fn request(slot: &str, queue_count: u16) -> PlugRequest {
         slot: SlotId(slot.to_owned()),
         tap: Tap {
             name,
+            access: TapAccess::Descriptors,
             queues,
             queue_count,
         },

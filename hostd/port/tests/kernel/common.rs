@@ -13,7 +13,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::tc::TcAttribute;
 use nic_model::{MacAddr, Mtu, NicId, RateLimits};
-use port::{BridgePorts, Port, PortProvider, PortSpec, TapAccess};
+use port::{BridgePorts, Device, Port, PortProvider, PortSpec, TapAccess};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -37,10 +37,15 @@ pub(crate) async fn run(netns: &Netns, command: &str) -> String {
 
 /// A private namespace with the bridge `br0`, up, and ports in it.
 pub(crate) async fn bridge() -> (Netns, BridgePorts) {
+    bridge_of(Device::Tap).await
+}
+
+/// The same with ports of another kind.
+pub(crate) async fn bridge_of(device: Device) -> (Netns, BridgePorts) {
     let netns = Netns::unnamed().unwrap();
     run(&netns, "ip link add br0 type bridge").await;
     run(&netns, "ip link set br0 up").await;
-    let ports = BridgePorts::connect(&netns, "br0".parse().unwrap())
+    let ports = BridgePorts::connect(&netns, "br0".parse().unwrap(), device)
         .await
         .unwrap();
     (netns, ports)

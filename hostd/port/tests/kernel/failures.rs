@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use linux_network::Netns;
 use nic_model::{BitRate, Mtu, RateLimit, RateLimits};
-use port::{BridgePorts, MakePortError, PortProvider, PortSpec};
+use port::{BridgePorts, Device, MakePortError, PortProvider, PortSpec};
 
 use crate::common::{Vm, bridge, links, run, spec};
 
@@ -47,7 +47,7 @@ async fn a_bridge_that_is_missing_down_or_no_bridge_is_named() {
     ];
 
     for (name, complaint) in cases {
-        let ports = BridgePorts::connect(&netns, name.parse().unwrap())
+        let ports = BridgePorts::connect(&netns, name.parse().unwrap(), Device::Tap)
             .await
             .unwrap();
         let error = ports.make(&spec_with_everything()).await.unwrap_err();

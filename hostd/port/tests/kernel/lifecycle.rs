@@ -9,7 +9,7 @@ use port::{AdminState, Holder, Port, PortProvider, PortSpec, PortView, TapAccess
 
 use crate::common::{Event, Log, Vm, bridge, links, run, spec};
 
-fn limited(number: u8) -> PortSpec {
+pub(crate) fn limited(number: u8) -> PortSpec {
     let limit = RateLimit {
         bandwidth: Some(BitRate::from_megabits_per_second(100)),
         packets: Some(PacketRate::from_packets_per_second(10_000)),
@@ -24,7 +24,7 @@ fn limited(number: u8) -> PortSpec {
 }
 
 /// Everything that matters about a port, as iproute2 sees it.
-async fn state(netns: &Netns, spec: &PortSpec) -> String {
+pub(crate) async fn state(netns: &Netns, spec: &PortSpec) -> String {
     let (tap, ifb) = (spec.nic.tap_name(), spec.nic.ifb_name());
     let commands = [
         format!("ip link show {tap}"),
@@ -335,7 +335,7 @@ async fn a_tap_to_be_opened_by_its_name_is_held_by_nobody() {
         ..spec(1)
     };
 
-    let Port { tap, queues } = ports.make(&spec).await.unwrap();
+    let Port { tap, queues, .. } = ports.make(&spec).await.unwrap();
     until_let_go(&ports, &spec.nic).await;
     let again = ports.make(&spec).await.unwrap();
 

@@ -1,5 +1,5 @@
 //! Ports on the running kernel, as root, each test in a network namespace of its own. The test
-//! holds the taps' descriptors and so is the VM; iproute2 and the kernel's event log are the
+//! holds the taps' descriptors, or the far ends of pairs, and so is the VM; iproute2 and the kernel's event log are the
 //! judges.
 
 #[cfg(test)]
@@ -8,6 +8,8 @@ mod common;
 mod failures;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod pairs;
 #[cfg(test)]
 mod rates;
 #[cfg(test)]

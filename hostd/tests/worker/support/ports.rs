@@ -210,6 +210,7 @@ impl PortProvider for ScriptedPorts {
         })?;
         Ok(Port {
             tap: spec.nic.tap_name(),
+            access: spec.access,
             queues: queues_of(spec.access),
         })
     }
