@@ -27,6 +27,7 @@ use tokio::time::MissedTickBehavior;
 use crate::agent_link::AgentHandle;
 use crate::board::Happening;
 use crate::daemon::{Backend, Others, VmHandle, VmRegistry};
+use crate::sabotage::{self, Sabotage};
 use crate::supervisor::{Course, Supervisor};
 use crate::worker::{Nudge, Tools, VmWorker, WorkerStart};
 
@@ -97,6 +98,9 @@ impl Keeper {
 
     async fn dispatch(&mut self, event: &HypervisorEvent) {
         tracing::debug!(vm = ?event.vm, kind = ?event.kind, "hypervisor event");
+        if overhears(&event.kind) {
+            return;
+        }
         if matches!(event.kind, EventKind::VmsChanged | EventKind::Connection) {
             self.list().await;
         }
@@ -205,5 +209,17 @@ impl Keeper {
         self.vms.remove(vm);
         tracing::info!(%vm, "not listed any more: dropped");
         self.tools.board.vm_event(vm, Happening::VmGone);
+    }
+}
+
+/// Whether sabotage lets an event go unheard.
+fn overhears(event: &EventKind) -> bool {
+    match event {
+        EventKind::DeviceGone(_) => sabotage::is(Sabotage::IgnoreDeviceGone),
+        EventKind::Connection => sabotage::is(Sabotage::ForgetLookAfterReconnect),
+        EventKind::UnplugRefused(_)
+        | EventKind::Reset
+        | EventKind::Power
+        | EventKind::VmsChanged => false,
     }
 }

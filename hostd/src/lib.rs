@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod failpoint;
 pub mod http;
 pub mod ports;
+pub mod sabotage;
 pub mod service;
 pub mod store;
 pub mod supervisor;

@@ -22,6 +22,7 @@ use port::{IsolatePortError, ListPortsError, PortProvider, PortView, RemovePortE
 use tokio::sync::watch;
 
 use crate::failpoint::{self, Side};
+use crate::sabotage::{self, Sabotage};
 use crate::store::Store;
 
 /// What failpoints call the removal of a port.
@@ -138,6 +139,9 @@ impl HostPorts {
         let Some((claim, provider)) = claimed else {
             return Ok(());
         };
+        if sabotage::is(Sabotage::LeakPort) {
+            return Ok(());
+        }
         failpoint::hit(REMOVAL.0, REMOVAL.1, Side::Before);
         provider.remove(nic, Box::new(claim)).await?;
         failpoint::hit(REMOVAL.0, REMOVAL.1, Side::After);

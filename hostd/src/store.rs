@@ -21,6 +21,7 @@ use nic_model::{ClientToken, NicId, TenantId, VmId};
 use tokio::sync::watch;
 
 use crate::board::Board;
+use crate::sabotage::{self, Sabotage};
 use crate::tokens::{Inserted, TokenBook};
 pub use crate::tokens::{RememberedUse, TOKENS_PER_TENANT, TokenUse};
 
@@ -29,6 +30,9 @@ const FORGOTTEN_AT_ONCE: usize = 1024;
 /// Locks that keep the changes of one NIC in order; NICs share them by hash.
 const ORDER_LOCKS: usize = 64;
 
+/// How this process ends at once.
+pub type Abort = Arc<dyn Fn() + Send + Sync>;
+
 /// Ledger and journal as one.
 pub struct Store {
     books: Mutex<Books>,
@@ -36,6 +40,7 @@ pub struct Store {
     order: Vec<tokio::sync::Mutex<()>>,
     board: Arc<Board>,
     vacated: watch::Sender<()>,
+    abort: Abort,
 }
 
 struct Books {
@@ -153,7 +158,14 @@ impl Store {
             order,
             board,
             vacated: watch::Sender::new(()),
+            abort: Arc::new(|| std::process::abort()),
         })
+    }
+
+    /// The same, ending in another way where its process is not to be ended alone.
+    #[must_use]
+    pub fn aborting_by(self, abort: Abort) -> Self {
+        Self { abort, ..self }
     }
 
     /// Looks at the ledger. Keep it short: everybody waits.
@@ -236,8 +248,17 @@ impl Store {
                 batch = batch.remove(RowKind::Token, displaced.key());
             }
         }
-        match self.commit(batch).await {
+        let journalled = if sabotage::is(Sabotage::AnswerBeforeDurable) {
+            self.commit_later(batch);
+            Ok(())
+        } else {
+            self.commit(batch).await
+        };
+        match journalled {
             Ok(()) => {
+                if sabotage::is(Sabotage::AdmitOnStaleLedger) {
+                    self.books().ledger.put((*record).clone());
+                }
                 self.board.nic_changed(&record);
                 self.books().pending.remove(nic);
                 Ok(Admitted::Fresh(record))
@@ -255,6 +276,7 @@ impl Store {
         decide: impl FnOnce(&Ledger) -> Result<NicRecord, Refusal>,
     ) -> Result<Reserved, AdmitError> {
         let mut books = self.books();
+        let token = token.filter(|_| !sabotage::is(Sabotage::ForgetTokens));
         if let Some(token) = &token {
             match books.tokens.before(token) {
                 Some(used) if used.is_of_request(token) => {
@@ -271,7 +293,11 @@ impl Store {
         let record = decide(&books.ledger)?;
         let undo = Undo {
             token: token.map(|token| books.tokens.insert(token)),
-            before: books.ledger.put(record.clone()),
+            before: if sabotage::is(Sabotage::AdmitOnStaleLedger) {
+                books.ledger.nic(&record.id).cloned()
+            } else {
+                books.ledger.put(record.clone())
+            },
         };
         books.pending.insert(record.id.clone());
         Ok(Reserved::Now {
@@ -325,7 +351,11 @@ impl Store {
             nic: nic.clone(),
             cause,
         })?;
-        let batch = Batch::default().put(nic_row(&record));
+        let batch = if sabotage::is(Sabotage::SkipJournalWrite) {
+            Batch::default()
+        } else {
+            Batch::default().put(nic_row(&record))
+        };
         self.commit(batch.in_room(Room::Reserve))
             .await
             .map_err(|cause| SettleError::Journal {
@@ -384,6 +414,11 @@ impl Store {
         Ok(expired.len())
     }
 
+    fn commit_later(&self, batch: Batch) {
+        let journal = Arc::clone(&self.journal);
+        tokio::spawn(async move { journal.commit(batch).await });
+    }
+
     /// A journal that can no longer say what is durable leaves only one honest way: to die and be
     /// started again from what is on disk.
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
@@ -393,7 +428,9 @@ impl Store {
                 error = error as &dyn std::error::Error,
                 "the journal is broken"
             );
-            std::process::abort();
+            (self.abort)();
+            // Nothing is done or told any more.
+            std::future::pending::<()>().await;
         }
         outcome
     }

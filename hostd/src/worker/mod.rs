@@ -30,6 +30,7 @@ use crate::board::{BlockedSince, Board, Happening, TimedStep};
 use crate::config::PatienceConfig;
 use crate::failpoint::{self, Side};
 use crate::ports::HostPorts;
+use crate::sabotage::{self, Sabotage};
 use crate::store::{SettleError, Store};
 use crate::surroundings::Surroundings;
 use hypervisor::{Hypervisor, InspectError, Trouble};
@@ -286,7 +287,10 @@ impl VmWorker {
             }
             AgentState::Ready { .. } => {
                 let report = view.reports.get(&record.id);
-                let current = report.filter(|seen| seen.report.generation == record.generation);
+                let current = report.filter(|seen| {
+                    seen.report.generation == record.generation
+                        || sabotage::is(Sabotage::TrustOldReports)
+                });
                 AgentSeen::Told(current.map(|seen| seen.report.phase.clone()))
             }
         }
@@ -335,6 +339,9 @@ impl VmWorker {
                     current.fail(reason.code(), &reason.to_string(), now_ms);
                 }
                 current.apply(event, now_ms)?;
+                if event == NicEvent::AttachFailed && sabotage::is(Sabotage::SkipUndo) {
+                    current.apply(NicEvent::Detached, now_ms)?;
+                }
                 if let (NicEvent::Bound, Some(target)) = (event, bound_in) {
                     current.note_bound_in(target);
                 }
