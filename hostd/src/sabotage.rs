@@ -53,12 +53,20 @@ impl Sabotage {
 #[cfg(feature = "sabotage")]
 mod active {
     use std::cell::Cell;
+    use std::time::Duration;
+
+    use tokio::sync::{Mutex, MutexGuard};
 
     use super::Sabotage;
 
     thread_local! {
         static ACTIVE: Cell<Option<Sabotage>> = const { Cell::new(None) };
     }
+
+    /// Held by whichever worker acts, when one is to hold up all others.
+    static TURN: Mutex<()> = Mutex::const_new(());
+    /// How long a worker that should not wait for its guest does so.
+    const WAIT: Duration = Duration::from_secs(60);
 
     /// Has one thing be wrong in this thread, or nothing.
     pub fn set(sabotage: Option<Sabotage>) {
@@ -68,15 +76,41 @@ mod active {
     pub(crate) fn is(sabotage: Sabotage) -> bool {
         ACTIVE.get() == Some(sabotage)
     }
+
+    pub(crate) async fn turn() -> Option<MutexGuard<'static, ()>> {
+        if !is(Sabotage::WaitWithLockHeld) {
+            return None;
+        }
+        Some(TURN.lock().await)
+    }
+
+    pub(crate) async fn wait_for_guest() {
+        if is(Sabotage::WaitWithLockHeld) {
+            // tidy: sleep because waiting where nobody should is what is wrong on purpose
+            tokio::time::sleep(WAIT).await;
+        }
+    }
 }
 
 #[cfg(feature = "sabotage")]
-pub(crate) use active::is;
-#[cfg(feature = "sabotage")]
 pub use active::set;
+#[cfg(feature = "sabotage")]
+pub(crate) use active::{is, turn, wait_for_guest};
 
 /// Never: this build does what it should.
 #[cfg(not(feature = "sabotage"))]
 pub(crate) const fn is(_sabotage: Sabotage) -> bool {
     false
+}
+
+/// Nobody waits for a turn.
+#[cfg(not(feature = "sabotage"))]
+pub(crate) fn turn() -> std::future::Ready<()> {
+    std::future::ready(())
+}
+
+/// Nobody waits for a guest.
+#[cfg(not(feature = "sabotage"))]
+pub(crate) fn wait_for_guest() -> std::future::Ready<()> {
+    std::future::ready(())
 }

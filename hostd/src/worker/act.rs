@@ -15,6 +15,7 @@ use super::{VmWorker, flow_of, flow_of_action};
 use crate::agent_link::AgentView;
 use crate::board::{News, TimedStep};
 use crate::failpoint::{self, Side};
+use crate::sabotage::{self, Sabotage};
 
 /// A guest that changes its mind faster than this fills nobody's history of events.
 const GUEST_NEWS_PAUSE: Duration = Duration::from_secs(1);
@@ -68,6 +69,7 @@ impl VmWorker {
     }
 
     async fn act(&mut self, record: &NicRecord, action: Action) -> Outcome {
+        let _turn = sabotage::turn().await;
         match action {
             Action::MakePort => self.make_port(record).await,
             Action::Declare => self.declare(record).await,
@@ -207,6 +209,7 @@ impl VmWorker {
     /// carrier tells the guest, and failing to tell it changes nothing.
     async fn quiesce(&mut self, record: &NicRecord) -> Outcome {
         if let Some(ports) = self.ports_of(record)
+            && !sabotage::is(Sabotage::LeavePortOpen)
             && let Err(error) = ports.isolate(&record.id).await
         {
             return Outcome::Unclear(chain(&error));
@@ -236,15 +239,20 @@ impl VmWorker {
 
     async fn unplug(&mut self, record: &NicRecord) -> Outcome {
         let mode = self.hardware.as_ref().map(|hardware| hardware.hotplug);
-        match self.hypervisor.unplug(&self.vm, &record.id).await {
+        let mut unplugging = self.hypervisor.unplug(&self.vm, &record.id).await;
+        if sabotage::is(Sabotage::ReuseSlotEarly) && unplugging.is_ok() {
+            unplugging = Ok(Unplugging::Gone);
+        }
+        match unplugging {
             Ok(Unplugging::Gone) => {
                 if let Some(hardware) = &mut self.hardware {
                     hardware.nics.retain(|plugged| plugged.nic != record.id);
                 }
-                self.stale = true;
+                self.stale = !sabotage::is(Sabotage::ReuseSlotEarly);
                 Outcome::Done
             }
             Ok(Unplugging::Asked | Unplugging::Pending) => {
+                sabotage::wait_for_guest().await;
                 if let (Some(progress), Some(mode)) = (self.nics.get_mut(&record.id), mode) {
                     progress.note_asked(mode);
                 }
