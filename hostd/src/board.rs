@@ -10,10 +10,11 @@ use std::time::Duration;
 use agent_protocol::{BindStep, Phase};
 use nic_lifecycle::{Blocked, NicRecord, NicState, Step};
 use nic_model::{IpNet, NicId, VmId};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::surroundings::{SystemClock, WallClock};
+use crate::watched::{Follower, Watched};
 
 /// Events kept for a client that comes back with the id of the last one it saw.
 const KEPT_EVENTS: usize = 4096;
@@ -38,8 +39,6 @@ pub struct LiveNic {
     pub timings: VecDeque<StepTiming>,
     /// When that operation began.
     pub began: Option<Instant>,
-    /// Counts changes, so that a waiter sees each.
-    pub version: u64,
 }
 
 /// Why nothing happens.
@@ -126,7 +125,7 @@ pub enum Happening {
 #[derive(Debug)]
 pub struct Board {
     clock: Arc<dyn WallClock>,
-    nics: Mutex<BTreeMap<NicId, watch::Sender<LiveNic>>>,
+    nics: Mutex<BTreeMap<NicId, Watched<LiveNic>>>,
     history: Mutex<History>,
     events: broadcast::Sender<BoardEvent>,
 }
@@ -170,27 +169,24 @@ impl Board {
     pub fn nic(&self, id: &NicId) -> LiveNic {
         lock(&self.nics)
             .get(id)
-            .map(|live| live.borrow().clone())
+            .map(|live| live.look(LiveNic::clone))
             .unwrap_or_default()
     }
 
     /// Follows a NIC. Of one that has no record nothing will ever be told, which its follower
     /// learns at once.
     #[must_use]
-    pub fn follow(&self, id: &NicId) -> watch::Receiver<LiveNic> {
+    pub fn follow(&self, id: &NicId) -> Follower<LiveNic> {
         match lock(&self.nics).get(id) {
-            Some(live) => live.subscribe(),
-            None => watch::Sender::default().subscribe(),
+            Some(live) => live.follow(),
+            None => Watched::default().follow(),
         }
     }
 
     /// Changes what is observed of a NIC and wakes its followers, unless its record is gone.
     pub fn update(&self, id: &NicId, change: impl FnOnce(&mut LiveNic)) {
         if let Some(live) = lock(&self.nics).get(id) {
-            live.send_modify(|live| {
-                change(live);
-                live.version += 1;
-            });
+            live.modify(change);
         }
     }
 
@@ -373,7 +369,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+    use crate::watched::Abandoned;
 
     fn nic() -> NicId {
         "nic-abc0123xyz".parse().unwrap()
@@ -457,15 +456,18 @@ mod tests {
     fn nothing_is_kept_of_a_nic_that_is_gone_whoever_still_follows_it() {
         let board = board();
         let mut before = board.follow(&nic());
-        before.borrow_and_update();
 
         board.nic_deleted(&nic());
         let mut after = board.follow(&nic());
         board.at_step(&nic(), Some(Step::Release));
 
         assert!(lock(&board.nics).is_empty());
-        assert!(before.has_changed().is_err() && after.has_changed().is_err());
-        assert!(after.borrow_and_update().step.is_none());
+        // The last thing that is heard of it is that it is gone.
+        assert_eq!(before.changed().now_or_never(), Some(Ok(())));
+        for follower in [&mut before, &mut after] {
+            assert_eq!(follower.changed().now_or_never(), Some(Err(Abandoned)));
+        }
+        assert!(after.look(|live| live.step.is_none()));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod service;
 pub mod store;
 pub mod supervisor;
 pub mod surroundings;
+pub mod watched;
 pub mod worker;
 
 mod janitor;

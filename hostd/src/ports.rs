@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::failpoint::{self, Side};
 use crate::sabotage::{self, Sabotage};
 use crate::store::Store;
+use crate::watched::Watched;
 
 /// What failpoints call the removal of a port.
 const REMOVAL: (&str, &str) = ("detach", "remove-port");
@@ -43,20 +44,18 @@ pub struct HostPorts {
     /// To be removed by the janitor; what is forgotten here in a crash it finds by looking.
     left: watch::Sender<BTreeSet<NicId>>,
     /// Being isolated or removed just now because their NICs have no place.
-    claimed: watch::Sender<BTreeSet<NicId>>,
+    claimed: Arc<Watched<BTreeSet<NicId>>>,
 }
 
 /// A port that nobody makes meanwhile.
 struct Claim {
     nic: NicId,
-    claimed: watch::Sender<BTreeSet<NicId>>,
+    claimed: Arc<Watched<BTreeSet<NicId>>>,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claimed.send_modify(|claimed| {
-            claimed.remove(&self.nic);
-        });
+        self.claimed.modify(|claimed| claimed.remove(&self.nic));
     }
 }
 
@@ -67,7 +66,7 @@ impl HostPorts {
         Self {
             networks,
             left: watch::Sender::default(),
-            claimed: watch::Sender::default(),
+            claimed: Arc::default(),
         }
     }
 
@@ -117,10 +116,15 @@ impl HostPorts {
     /// # Errors
     /// When that takes too long.
     pub async fn until_settled(&self, nic: &NicId) -> Result<(), StillBeingRemoved> {
-        let mut claimed = self.claimed.subscribe();
-        let settled = claimed.wait_for(|claimed| !claimed.contains(nic));
+        let mut claimed = self.claimed.follow();
+        let settled = async {
+            while claimed.look(|claimed| claimed.contains(nic)) {
+                claimed.changed().await.ok()?;
+            }
+            // Never none: the other end is in `self`.
+            Some(())
+        };
         let waited = tokio::time::timeout(DEADLINE, settled).await;
-        // Never an error of the channel: the other end is in `self`.
         waited
             .map(drop)
             .map_err(|_elapsed| StillBeingRemoved(nic.clone()))
@@ -170,10 +174,7 @@ impl HostPorts {
         store: &Store,
         nic: &NicId,
     ) -> Result<Option<(Claim, &Arc<dyn PortProvider>)>, StillBeingRemoved> {
-        while !self
-            .claimed
-            .send_if_modified(|claimed| claimed.insert(nic.clone()))
-        {
+        while !self.claimed.modify(|claimed| claimed.insert(nic.clone())) {
             self.until_settled(nic).await?;
         }
         let claim = Claim {

@@ -322,7 +322,7 @@ impl Service {
         let mut live = self.board.follow(nic);
         let deadline = Instant::now() + ask.wait;
         loop {
-            live.borrow_and_update();
+            live.look(|_| ());
             let record = self.store.nic(nic).ok_or_else(|| not_found(nic))?;
             if record.state.is_settled() {
                 return rested(record, generation);

@@ -35,13 +35,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
+use host_api::{Limit, Nic};
+use nic_lifecycle::NicRecord;
 use nic_model::TenantId;
 use tokio::task::JoinSet;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Config;
-use crate::service::Service;
+use crate::service::{Caller, Service};
 pub use connection::Connections;
 use events::EventIds;
 pub use listen::ServeError;
@@ -95,6 +97,18 @@ pub async fn serve_over(
     let mut tasks = JoinSet::new();
     tasks.spawn(metrics::observe(api.clone()));
     connection::accept_all(&mut connections, &guarded(routes, api), &mut tasks).await;
+}
+
+/// A NIC as the API shows it.
+#[must_use]
+pub fn nic_view(service: &Service, record: &NicRecord) -> Nic {
+    view::nic(service, record)
+}
+
+/// Every limit as the API shows it to an operator.
+#[must_use]
+pub fn limit_views(service: &Service) -> Vec<Limit> {
+    view::limits(service, &Caller::Operator)
 }
 
 /// Every route with its part of the document, so that neither can be without the other.

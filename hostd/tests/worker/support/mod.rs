@@ -299,7 +299,7 @@ impl World {
         let mut live = self.service().board.follow(nic);
         within(what, async {
             loop {
-                let seen = live.borrow_and_update().clone();
+                let seen = live.look(LiveNic::clone);
                 let record = self.service().store.nic(nic);
                 if record.is_some_and(|record| holds(&record, &seen)) {
                     return;
