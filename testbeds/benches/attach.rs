@@ -95,12 +95,13 @@ async fn run(arguments: &Arguments) -> Result<Summary> {
         world.runs_here()?;
     }
     say("building what is measured, and the guest image");
-    let foundation = Foundation::lay().await?;
+    let foundation = Foundation::lay()?;
+    let guests = foundation.guests().await?;
     foundation.programs().await?;
     say("booting a VM for hostd, and one for the recipe by hand");
     let by_hand = ByHand::set(Arc::clone(&foundation), arguments.hotplug()).await?;
     let bed = Bed::make(arguments.world(), Arc::clone(&foundation)).await?;
-    let mut machine = Machine::observe(&foundation.image.kernel_version).await?;
+    let mut machine = Machine::observe(&guests.image.kernel_version).await?;
     let measured = match measure(arguments, &bed, &by_hand).await {
         Ok(measured) => measured,
         Err(error) => bail!("{error:#}\n{}", report(&bed).await),
@@ -108,7 +109,7 @@ async fn run(arguments: &Arguments) -> Result<Summary> {
     machine.observe_end()?;
     let setting = Setting {
         world: arguments.world.clone(),
-        accel: foundation.accelerator.to_string(),
+        accel: guests.accelerator.to_string(),
         hotplug: arguments.hotplug.clone(),
         warm_up: arguments.warm_up.into(),
     };

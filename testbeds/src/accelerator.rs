@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::cache::{Cache, content_key};
-use crate::guest::Shell;
+use crate::guest::shell::{SerialShell, Shell};
 use crate::image::GuestImage;
 use crate::qemu::{Qemu, QemuStart};
 use crate::vm::{VmFiles, VmOptions};
@@ -80,7 +80,7 @@ async fn boots_under_kvm(image: &GuestImage) -> bool {
             files: &files,
             netns: None,
         })?;
-        let shell = Shell::connect(&files.shell).await?;
+        let shell = SerialShell::connect(&files.shell).await?;
         let ready = shell.ready(KVM_BOOT_DEADLINE).await;
         qemu.kill().await?;
         ready

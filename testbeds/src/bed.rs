@@ -11,20 +11,21 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use host_api::{AgentState, Client, EventQuery};
 use nic_model::{NicId, VmId};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::guest::Guest;
+use crate::host::{Host, HostState};
 use crate::hostd::Hostd;
-use crate::inspection::HostState;
-use crate::site::{Foundation, Site};
-use crate::vm::{VmFiles, VmOptions};
+use crate::site::Foundation;
+use crate::vm::VmOptions;
 use crate::world::{World, WorldKind};
 
 /// How long a guest may take to boot: it needs about four seconds under emulation with a core to
@@ -42,17 +43,15 @@ pub struct Vm {
     pub id: VmId,
     /// How it was made.
     pub options: VmOptions,
-    /// Its sockets.
-    pub files: VmFiles,
     /// The way into its guest.
-    pub guest: Guest,
+    pub guest: Box<dyn Guest>,
 }
 
 /// A world with hostd running in it.
 pub struct Bed {
     // In this order they are dropped: guests' shells, the daemon, the hypervisor, the namespace.
-    vms: Mutex<BTreeMap<VmId, Arc<Vm>>>,
-    hostd: Hostd,
+    vms: Mutex<BTreeMap<VmId, Rc<Vm>>>,
+    hostd: Box<dyn Hostd>,
     bare_host: HostState,
     world: Box<dyn World>,
 }
@@ -64,9 +63,9 @@ impl Bed {
     /// When either does not start.
     pub async fn make(kind: WorldKind, foundation: Arc<Foundation>) -> Result<Self> {
         let world = kind.make(foundation).await?;
-        let bare_host = HostState::of(world.site()).await?;
-        let hostd = Hostd::configure(world.site(), &world.hypervisors())?;
-        hostd.start(world.site(), None).await?;
+        let bare_host = world.host().state().await?;
+        let hostd = world.configure_hostd()?;
+        hostd.start(None).await?;
         Ok(Self {
             vms: Mutex::default(),
             hostd,
@@ -83,14 +82,14 @@ impl Bed {
 
     /// The piece of host.
     #[must_use]
-    pub fn site(&self) -> &Site {
-        self.world.site()
+    pub fn host(&self) -> &dyn Host {
+        self.world.host()
     }
 
-    /// The daemon as a process.
+    /// The daemon.
     #[must_use]
-    pub fn hostd(&self) -> &Hostd {
-        &self.hostd
+    pub fn hostd(&self) -> &dyn Hostd {
+        self.hostd.as_ref()
     }
 
     /// The daemon's API.
@@ -105,19 +104,11 @@ impl Bed {
         &self.bare_host
     }
 
-    /// Starts hostd again after it ended; `failpoint` names a step at which it is to die.
-    ///
-    /// # Errors
-    /// When it runs, or does not start.
-    pub async fn start_hostd(&self, failpoint: Option<&str>) -> Result<()> {
-        self.hostd.start(self.site(), failpoint).await
-    }
-
     /// An ordinary VM with its guest up and its agent in touch with hostd.
     ///
     /// # Errors
     /// When it does not come up.
-    pub async fn vm(&self, name: &str) -> Result<Arc<Vm>> {
+    pub async fn vm(&self, name: &str) -> Result<Rc<Vm>> {
         let id: VmId = name.parse()?;
         let running = self.vms.lock().await.get(&id).cloned();
         let vm = match running {
@@ -132,7 +123,7 @@ impl Bed {
     ///
     /// # Errors
     /// When one does not come up.
-    pub async fn two_vms(&self) -> Result<(Arc<Vm>, Arc<Vm>)> {
+    pub async fn two_vms(&self) -> Result<(Rc<Vm>, Rc<Vm>)> {
         tokio::try_join!(self.vm("vm1"), self.vm("vm2"))
     }
 
@@ -140,12 +131,13 @@ impl Bed {
     ///
     /// # Errors
     /// When it runs already or does not come up.
-    pub async fn boot(&self, options: VmOptions) -> Result<Arc<Vm>> {
+    pub async fn boot(&self, options: VmOptions) -> Result<Rc<Vm>> {
         let vm = self.start_vm(options).await?;
-        vm.guest.ready(BOOT_DEADLINE).await.with_context(|| {
-            let console = std::fs::read_to_string(&vm.files.console).unwrap_or_default();
-            format!("booting {}; its console says: {console}", vm.id)
-        })?;
+        if let Err(error) = vm.guest.ready(BOOT_DEADLINE).await {
+            let console = self.world.console(&vm.id).await;
+            let context = format!("booting {}; its console says: {console}", vm.id);
+            return Err(error.context(context));
+        }
         Ok(vm)
     }
 
@@ -153,16 +145,14 @@ impl Bed {
     ///
     /// # Errors
     /// When it runs already or its QEMU does not start.
-    pub async fn start_vm(&self, options: VmOptions) -> Result<Arc<Vm>> {
-        let files = self.world.boot(&options).await?;
-        let guest = Guest::connect(&files.shell).await?;
-        let vm = Arc::new(Vm {
+    pub async fn start_vm(&self, options: VmOptions) -> Result<Rc<Vm>> {
+        let guest = self.world.boot(&options).await?;
+        let vm = Rc::new(Vm {
             id: options.id.clone(),
             options,
-            files,
             guest,
         });
-        self.vms.lock().await.insert(vm.id.clone(), Arc::clone(&vm));
+        self.vms.lock().await.insert(vm.id.clone(), Rc::clone(&vm));
         Ok(vm)
     }
 
@@ -176,7 +166,7 @@ impl Bed {
     }
 
     /// Every VM that runs.
-    pub async fn running_vms(&self) -> Vec<Arc<Vm>> {
+    pub async fn running_vms(&self) -> Vec<Rc<Vm>> {
         self.vms.lock().await.values().cloned().collect()
     }
 

@@ -1,66 +1,14 @@
-//! What really is on the host, in QEMU and in the guests, read with nobody's help: no code of
+//! What really is in QEMU and in the guests, read with nobody's help: no code of
 //! hostd's, no record of its journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use nic_model::{NicId, VmId};
-use serde::Deserialize;
+use nic_model::{NicId, PciPath, VmId};
 use serde_json::{Value, json};
 
-use crate::guest::{Guest, Where};
-use crate::site::Site;
+use crate::guest::{Guest, GuestLink, Where};
 use crate::world::World;
-
-/// Links, bridge ports and queueing disciplines of a site's namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostState {
-    /// Each link by name, with the bridge it is a port of.
-    pub links: BTreeMap<String, Option<String>>,
-    /// Queueing disciplines by the link they are on.
-    pub qdiscs: BTreeMap<String, BTreeSet<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RawLink {
-    ifname: String,
-    master: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RawQdisc {
-    kind: String,
-    dev: String,
-    handle: String,
-}
-
-impl HostState {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// When `ip` or `tc` fails.
-    pub async fn of(site: &Site) -> Result<Self> {
-        let links: Vec<RawLink> = serde_json::from_str(&site.netns.run("ip -j link").await?)?;
-        let qdiscs = site.netns.run("tc -j qdisc").await?;
-        let qdiscs: Vec<RawQdisc> = serde_json::from_str(if qdiscs.trim().is_empty() {
-            "[]"
-        } else {
-            &qdiscs
-        })?;
-        let mut by_link: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for qdisc in qdiscs {
-            let name = format!("{} {}", qdisc.kind, qdisc.handle);
-            by_link.entry(qdisc.dev).or_default().insert(name);
-        }
-        Ok(Self {
-            links: links
-                .into_iter()
-                .map(|link| (link.ifname, link.master))
-                .collect(),
-            qdiscs: by_link,
-        })
-    }
-}
 
 /// What a VM's QEMU has of network devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -135,36 +83,31 @@ fn netdevs(text: &str) -> BTreeSet<String> {
 /// What a guest has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestState {
-    /// Names of links in the guest's own namespace, the loopback left out.
-    pub own_links: BTreeSet<String>,
-    /// PCI paths of its virtio NICs, in whatever namespace.
-    pub virtio_nics: BTreeSet<String>,
-    /// Namespaces with a name, with the names of the links in each.
-    pub named: BTreeMap<String, BTreeSet<String>>,
+    /// Links in the guest's own namespace, the loopback left out.
+    pub own_links: Vec<GuestLink>,
+    /// Where it has virtio NICs, in whatever namespace; absent where links have no devices.
+    pub virtio_nics: Option<BTreeSet<PciPath>>,
+    /// Namespaces with a name, with the links in each.
+    pub named: BTreeMap<String, Vec<GuestLink>>,
 }
 
 impl GuestState {
-    /// Reads it through the guest's shell.
+    /// Reads it.
     ///
     /// # Errors
     /// When the guest does not answer.
-    pub async fn of(guest: &Guest) -> Result<Self> {
+    pub async fn of(guest: &dyn Guest) -> Result<Self> {
         let mut named = BTreeMap::new();
         for name in guest.netns_names().await? {
-            let links = link_names(guest, &Where::Named(name.clone())).await?;
+            let links = guest.links(&Where::Named(name.clone())).await?;
             named.insert(name, links);
         }
         Ok(Self {
-            own_links: link_names(guest, &Where::Guest).await?,
-            virtio_nics: guest.virtio_nics().await?.into_iter().collect(),
+            own_links: guest.links(&Where::Guest).await?,
+            virtio_nics: guest.virtio_nics().await?,
             named,
         })
     }
-}
-
-async fn link_names(guest: &Guest, place: &Where) -> Result<BTreeSet<String>> {
-    let links = guest.links(place).await?;
-    Ok(links.into_iter().map(|link| link.name).collect())
 }
 
 #[cfg(test)]

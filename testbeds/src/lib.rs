@@ -7,6 +7,7 @@ pub mod build;
 pub mod cache;
 pub mod command;
 pub mod guest;
+pub mod host;
 pub mod hostd;
 pub mod image;
 pub mod inspection;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use crate::guest::connected;
+use crate::guest::shell::connected;
 
 /// QEMU answers at once unless its main loop is stuck, or the machine is overloaded.
 const DEADLINE: Duration = Duration::from_secs(20);

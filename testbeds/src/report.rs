@@ -21,8 +21,8 @@ pub async fn report(bed: &Bed) -> String {
     let client = bed.client();
     report.section("NICs", client.nics().await.map(|list| nics(&list.nics)));
     report.section("VMs", client.vms().await.map(|list| vms(&list.vms)));
-    for line in ["ip -d link", "tc -s qdisc", "bridge link"] {
-        report.section(&format!("host: {line}"), bed.site().netns.run(line).await);
+    for (title, content) in bed.host().details().await {
+        report.section(&format!("host: {title}"), content);
     }
     for vm in bed.running_vms().await {
         of_vm(&mut report, bed, &vm).await;
@@ -38,16 +38,8 @@ async fn of_vm(report: &mut Report, bed: &Bed, vm: &Vm) {
     let id = &vm.id;
     let network = info_network(bed.world(), id).await;
     report.section(&format!("{id}: QEMU's info network"), network);
-    // One script, because a guest that does not answer costs a deadline each time.
-    let links = "echo 'own namespace:'; ip -d address; \
-         for name in $(ls /run/netns); do echo \"namespace $name:\"; ip -n $name -d address; done; \
-         for net in /proc/[0-9]*/ns/net; do readlink $net; done | sort | uniq -c; \
-         dmesg | tail -n 20";
-    let output = vm.guest.run_for(links, DEADLINE).await;
-    report.section(
-        &format!("{id}: the guest's links"),
-        output.map(|output| output.stdout),
-    );
+    let details = vm.guest.details().await;
+    report.section(&format!("{id}: the guest's links"), details);
     let log = vm.guest.agent().log(LOG_LINES).await;
     report.section(&format!("{id}: the agent's log"), log);
 }

@@ -1,9 +1,10 @@
 //! Scenarios: written once, run in every world that can.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 use crate::bed::Bed;
 use crate::leak;
@@ -11,13 +12,13 @@ use crate::report::report;
 use crate::world::WorldKind;
 
 /// What a scenario does; an error is a failure.
-type Body = Arc<dyn for<'a> Fn(&'a Bed) -> BoxFuture<'a, Result<()>> + Send + Sync>;
+type Body = Arc<dyn for<'a> Fn(&'a Bed) -> LocalBoxFuture<'a, Result<()>> + Send + Sync>;
 
 /// One behaviour, shown on a bed at rest and leaving it at rest.
 #[derive(Clone)]
 pub struct Scenario {
     name: String,
-    worlds: &'static [WorldKind],
+    inexpressible: BTreeMap<WorldKind, &'static str>,
     body: Body,
 }
 
@@ -36,19 +37,20 @@ impl Scenario {
     /// For every world.
     pub fn new(
         name: impl Into<String>,
-        body: impl for<'a> Fn(&'a Bed) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static,
+        body: impl for<'a> Fn(&'a Bed) -> LocalBoxFuture<'a, Result<()>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into(),
-            worlds: &WorldKind::ALL,
+            inexpressible: BTreeMap::new(),
             body: Arc::new(body),
         }
     }
 
-    /// Only for these worlds: the others do not have what it is about.
+    /// Not for a world that cannot express it, for a reason that people are told.
     #[must_use]
-    pub fn only_in(self, worlds: &'static [WorldKind]) -> Self {
-        Self { worlds, ..self }
+    pub fn not_in(mut self, world: WorldKind, reason: &'static str) -> Self {
+        self.inexpressible.insert(world, reason);
+        self
     }
 
     /// Its name, as the test run prints it.
@@ -57,10 +59,10 @@ impl Scenario {
         &self.name
     }
 
-    /// Whether it is about something that this world has.
+    /// Why this world cannot express it; nothing where it can.
     #[must_use]
-    pub fn is_for(&self, world: WorldKind) -> bool {
-        self.worlds.contains(&world)
+    pub fn why_not_in(&self, world: WorldKind) -> Option<&'static str> {
+        self.inexpressible.get(&world).copied()
     }
 
     /// Runs it and looks for leaks. A failure bears the report of the bed, which is then not at
@@ -78,6 +80,13 @@ impl Scenario {
             Err(error) => bail!("{error:#}\n{}", report(bed).await),
         }
     }
+}
+
+/// Scenarios that a world cannot express, all for one reason.
+#[must_use]
+pub fn not_in(scenarios: Vec<Scenario>, world: WorldKind, reason: &'static str) -> Vec<Scenario> {
+    let without = |scenario: Scenario| scenario.not_in(world, reason);
+    scenarios.into_iter().map(without).collect()
 }
 
 /// Checks that a scenario has left no NIC behind, and no trace of one.

@@ -2,17 +2,15 @@
 //! network `blue`.
 //!
 //! ```text
-//!   Foundation   once per test run    image, accelerator, hostd, nicctl
+//!   Foundation   once per test run    image, accelerator, hostd, nicctl: each when first asked for
 //!   Site         once per world       namespace ─ br-blue 10.77.0.1/24 fd77::1/64 ─ taps of NICs
 //! ```
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use tokio::process::Child;
+use anyhow::Result;
 use tokio::sync::OnceCell;
 
 use crate::accelerator::Accelerator;
@@ -36,7 +34,7 @@ pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 /// What the DHCP server leases, first and last.
 pub const LEASED_V4: (Ipv4Addr, Ipv4Addr) =
     (Ipv4Addr::new(10, 77, 0, 128), Ipv4Addr::new(10, 77, 0, 199));
-/// The program of [`Site::start_dhcp_server`].
+/// The program that leases addresses on a site.
 pub const DHCP_SERVER: &str = "dnsmasq";
 /// After how long a DHCP client is to renew its lease, in seconds. A server's own choice would be
 /// half of the lease.
@@ -47,29 +45,44 @@ pub const RENEWAL_SECONDS: u32 = 5;
 pub struct Foundation {
     /// Where it is kept.
     pub cache: Cache,
-    /// What guests boot.
-    pub image: GuestImage,
-    /// What runs their code.
-    pub accelerator: Accelerator,
+    guests: OnceCell<GuestFoundation>,
     programs: OnceCell<HostPrograms>,
 }
 
+/// What real guests need.
+#[derive(Debug)]
+pub struct GuestFoundation {
+    /// What they boot.
+    pub image: GuestImage,
+    /// What runs their code.
+    pub accelerator: Accelerator,
+}
+
 impl Foundation {
-    /// Builds what is not built yet, and sweeps away what killed test runs left on the machine.
+    /// Builds nothing yet, and sweeps away what killed test runs left on the machine.
     ///
     /// # Errors
-    /// When something cannot be built.
-    pub async fn lay() -> Result<Arc<Self>> {
+    /// When there is no place to keep things.
+    pub fn lay() -> Result<Arc<Self>> {
         netns::sweep();
-        let cache = Cache::open()?;
-        let image = image::guest_image(&cache).await?;
-        let accelerator = Accelerator::of_this_machine(&cache, &image).await?;
         Ok(Arc::new(Self {
-            cache,
-            image,
-            accelerator,
+            cache: Cache::open()?,
+            guests: OnceCell::new(),
             programs: OnceCell::new(),
         }))
+    }
+
+    /// What real guests need, built when first asked for.
+    ///
+    /// # Errors
+    /// When it does not build.
+    pub async fn guests(&self) -> Result<&GuestFoundation> {
+        let build = || async {
+            let image = image::guest_image(&self.cache).await?;
+            let accelerator = Accelerator::of_this_machine(&self.cache, &image).await?;
+            Ok(GuestFoundation { image, accelerator })
+        };
+        self.guests.get_or_try_init(build).await
     }
 
     /// The programs under test, built when first asked for.
@@ -112,58 +125,5 @@ impl Site {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.netns.directory()
-    }
-
-    /// Starts a DHCP server on the bridge; it ends when the returned handle is dropped. It asks its
-    /// clients to renew after [`RENEWAL_SECONDS`].
-    ///
-    /// # Errors
-    /// When dnsmasq cannot be started.
-    pub fn start_dhcp_server(&self) -> Result<Child> {
-        let (first, last) = LEASED_V4;
-        // The shortest lease that dnsmasq gives.
-        let range = format!("--dhcp-range={first},{last},255.255.255.0,2m");
-        let log = std::fs::File::create(self.dhcp_log_file())?;
-        self.netns
-            .command(DHCP_SERVER)
-            .args([
-                "--keep-in-foreground",
-                "--conf-file=/dev/null",
-                "--user=root",
-                "--port=0",
-            ])
-            .args([
-                "--interface",
-                BRIDGE,
-                "--bind-interfaces",
-                "--dhcp-authoritative",
-            ])
-            .args([
-                "--no-ping",
-                "--leasefile-ro",
-                "--pid-file=",
-                "--log-facility=-",
-                "--log-dhcp",
-            ])
-            .arg(range)
-            .arg(format!("--dhcp-option=option:T1,{RENEWAL_SECONDS}"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .context("starting the DHCP server")
-    }
-
-    /// What the latest DHCP server has logged.
-    ///
-    /// # Errors
-    /// When there has been none.
-    pub fn dhcp_log(&self) -> Result<String> {
-        std::fs::read_to_string(self.dhcp_log_file()).context("reading the DHCP server's log")
-    }
-
-    fn dhcp_log_file(&self) -> PathBuf {
-        self.directory().join("dnsmasq.log")
     }
 }

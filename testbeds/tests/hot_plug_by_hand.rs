@@ -3,6 +3,7 @@
 //!
 //! What scenarios show of hostd rests on this.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use anyhow::{Context, Result};
 use nic_model::{HotplugMode, VmId};
 use serde_json::json;
 use testbeds::guest::{Guest, Where};
-use testbeds::inspection::{HostState, QemuState};
+use testbeds::host::Planted;
+use testbeds::inspection::QemuState;
 use testbeds::site::{BRIDGE, Foundation, HOST_V4};
 use testbeds::vm::{AgentStart, VmOptions};
 use testbeds::world::{World, WorldKind};
@@ -26,13 +28,15 @@ const MAC: &str = "5a:00:00:00:00:42";
 
 async fn foundation() -> Result<Arc<Foundation>> {
     static FOUNDATION: OnceCell<Arc<Foundation>> = OnceCell::const_new();
-    let foundation = FOUNDATION.get_or_try_init(Foundation::lay).await?;
+    let foundation = FOUNDATION
+        .get_or_try_init(|| async { Foundation::lay() })
+        .await?;
     Ok(Arc::clone(foundation))
 }
 
 /// A world with one VM that has no agent running.
 struct Stage {
-    guest: Guest,
+    guest: Box<dyn Guest>,
     vm: VmId,
     world: Box<dyn World>,
 }
@@ -45,19 +49,15 @@ impl Stage {
             agent: AgentStart::Never,
             ..VmOptions::named("vm1")?
         };
-        let files = world.boot(&options).await?;
-        let guest = Guest::connect(&files.shell).await?;
+        let guest = world.boot(&options).await?;
         guest.ready(BOOT_DEADLINE).await?;
         let vm = options.id;
         Ok(Self { guest, vm, world })
     }
 
     async fn plug(&self) -> Result<()> {
-        let netns = &self.world.site().netns;
-        netns.ip(&format!("tuntap add {TAP} mode tap")).await?;
-        netns
-            .ip(&format!("link set {TAP} master {BRIDGE} up"))
-            .await?;
+        let host = self.world.host();
+        host.plant(TAP, Planted::TapInNetwork).await?;
         let netdev = json!({ "type": "tap", "id": "hostdev", "ifname": TAP,
             "script": "no", "downscript": "no", "vhost": false });
         self.world.monitor(&self.vm, "netdev_add", netdev).await?;
@@ -85,7 +85,11 @@ impl Stage {
              name=$(basename $(dirname $(grep -ls {MAC} /sys/class/net/*/address))); \
              ip link set $name name {DEVICE}"
         );
-        let output = self.guest.run_for(&script, HOTPLUG_DEADLINE).await?;
+        let output = self
+            .guest
+            .shell()?
+            .run_for(&script, HOTPLUG_DEADLINE)
+            .await?;
         anyhow::ensure!(output.status == 0, "no link appeared: {output:?}");
         Ok(())
     }
@@ -122,7 +126,7 @@ async fn a_plugged_nic_carries_packets_and_leaves(
     stage.plug().await?;
     stage.link_appears().await?;
     let configure = format!("ip address add 10.77.0.9/24 dev {DEVICE}; ip link set {DEVICE} up");
-    stage.guest.succeed(&configure).await?;
+    stage.guest.shell()?.succeed(&configure).await?;
 
     stage
         .guest
@@ -132,8 +136,8 @@ async fn a_plugged_nic_carries_packets_and_leaves(
     stage.unplug().await?;
     stage.device_leaves().await?;
 
-    assert_eq!(nics_while_plugged.len(), 1);
-    assert_eq!(stage.guest.virtio_nics().await?, Vec::<String>::new());
+    assert_eq!(nics_while_plugged.map(|nics| nics.len()), Some(1));
+    assert_eq!(stage.guest.virtio_nics().await?, Some(BTreeSet::new()));
     Ok(())
 }
 
@@ -166,7 +170,7 @@ async fn ignored_unplug(hotplug: HotplugMode) -> Result<Stage> {
     stage.unplug().await?;
     // A guest that does answer by ACPI has released its device within two of these round trips.
     for _ in 0..5 {
-        stage.guest.succeed("true").await?;
+        stage.guest.shell()?.succeed("true").await?;
     }
     anyhow::ensure!(
         stage.is_plugged().await?,
@@ -194,13 +198,13 @@ async fn a_guest_without_its_port_driver_keeps_its_nic() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_world_leaves_nothing_on_the_machine() -> Result<()> {
     let world = WorldKind::Qemu.make(foundation().await?).await?;
-    let files = world.boot(&VmOptions::named("vm1")?).await?;
-    let bare = HostState::of(world.site()).await?;
+    let _guest = world.boot(&VmOptions::named("vm1")?).await?;
+    let bare = world.host().state().await?;
     let (name, directory) = {
-        let netns = &world.site().netns;
+        let netns = &world.host().site()?.netns;
         (netns.name().to_owned(), netns.directory().to_owned())
     };
-    assert!(bare.links.contains_key(BRIDGE) && files.console.starts_with(&directory));
+    assert!(bare.links.contains_key(BRIDGE) && directory.join("vm1.console").exists());
 
     drop(world);
 

@@ -4,15 +4,25 @@
 //!   cargo test -p testbeds --test scenarios            all
 //!   … -- qemu::                                        one world
 //!   … -- --list                                        what there is
+//!   … -- --list-inexpressible                          what a world has no words for, and why
+//! ```
+//!
+//! A world and all that is in it belong to one thread; trials hand their scenario to it:
+//!
+//! ```text
+//!   trial ── scenario ──► thread of its world: a bed, kept until a scenario fails on it
+//!     ◄──── outcome ─────
 //! ```
 //!
 //! One at a time unless `--test-threads` says otherwise: guests are emulated, and a machine that is
 //! overloaded shows nothing but timeouts.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -22,7 +32,6 @@ use testbeds::scenario::Scenario;
 use testbeds::site::{DHCP_SERVER, Foundation};
 use testbeds::world::WorldKind;
 use tokio::runtime::Runtime;
-use tokio::sync::Mutex;
 
 mod scenario {
     pub(crate) mod agent_crashes;
@@ -61,45 +70,102 @@ fn scenarios() -> Vec<Scenario> {
     .concat()
 }
 
-/// What trials share: the foundation, and a bed of each world from the first trial that needs it.
+/// What trials share: the foundation, and the thread of each world from the first trial on that
+/// needs it.
+#[derive(Default)]
 struct Stage {
-    runtime: Runtime,
-    foundation: Mutex<Option<Arc<Foundation>>>,
-    beds: BTreeMap<WorldKind, Mutex<Option<Bed>>>,
+    foundation: OnceLock<Arc<Foundation>>,
+    worlds: Mutex<BTreeMap<WorldKind, WorldThread>>,
+}
+
+/// A scenario, and where its outcome is awaited.
+type Task = (Scenario, mpsc::Sender<Result<(), String>>);
+
+/// Plays scenarios of one world until nobody has any more.
+struct WorldThread {
+    tasks: Option<mpsc::Sender<Task>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorldThread {
+    fn start(kind: WorldKind, foundation: Arc<Foundation>) -> Result<Self> {
+        let (tasks, waiting) = mpsc::channel();
+        let runtime = Runtime::new()?;
+        let play = move || runtime.block_on(play(kind, &foundation, &waiting));
+        let thread = std::thread::Builder::new().name(kind.to_string());
+        Ok(Self {
+            tasks: Some(tasks),
+            thread: Some(thread.spawn(play)?),
+        })
+    }
+}
+
+impl Drop for WorldThread {
+    /// Beds remove their namespaces and processes when they are dropped, which the process has to
+    /// wait for.
+    fn drop(&mut self) {
+        drop(self.tasks.take());
+        if let Some(thread) = self.thread.take() {
+            // What it panicked of has failed its trial.
+            drop(thread.join());
+        }
+    }
+}
+
+/// A bed on which a scenario failed is not used again.
+async fn play(kind: WorldKind, foundation: &Arc<Foundation>, tasks: &mpsc::Receiver<Task>) {
+    let mut bed = None;
+    while let Ok((scenario, outcome)) = tasks.recv() {
+        let played = match bed.take() {
+            Some(bed) => Ok(bed),
+            None => Bed::make(kind, Arc::clone(foundation))
+                .await
+                .with_context(|| format!("making the world {kind}")),
+        };
+        let played = match played {
+            Ok(made) => scenario.run_on(&made).await.map(|()| bed = Some(made)),
+            Err(error) => Err(error),
+        };
+        // Whoever has gone away does not want to know.
+        drop(outcome.send(played.map_err(|error| format!("{error:#}"))));
+    }
 }
 
 impl Stage {
-    fn set() -> Result<Self> {
-        let beds = WorldKind::ALL.map(|kind| (kind, Mutex::default()));
-        Ok(Self {
-            runtime: Runtime::new()?,
-            foundation: Mutex::default(),
-            beds: beds.into(),
+    /// Runs a scenario on the bed of its world.
+    fn run(&self, kind: WorldKind, scenario: &Scenario) -> Result<(), String> {
+        let foundation = self.foundation().map_err(|error| format!("{error:#}"))?;
+        let (tell, told) = mpsc::channel();
+        let tasks = self.tasks(kind, foundation);
+        let tasks = tasks.map_err(|error| format!("{error:#}"))?;
+        // A thread that is gone is noticed below.
+        drop(tasks.send((scenario.clone(), tell)));
+        told.recv().unwrap_or_else(|_| {
+            self.worlds().remove(&kind);
+            Err("the scenario has panicked".to_owned())
         })
     }
 
-    async fn foundation(&self) -> Result<Arc<Foundation>> {
-        let mut foundation = self.foundation.lock().await;
-        if let Some(foundation) = foundation.as_ref() {
-            return Ok(Arc::clone(foundation));
-        }
-        let laid = Foundation::lay().await?;
-        writeln!(std::io::stderr(), "guests run on {}", laid.accelerator)?;
-        Ok(Arc::clone(foundation.insert(laid)))
+    fn worlds(&self) -> MutexGuard<'_, BTreeMap<WorldKind, WorldThread>> {
+        self.worlds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a scenario on the bed of its world. A bed on which one failed is not used again.
-    async fn run(&self, kind: WorldKind, scenario: &Scenario) -> Result<()> {
-        let mut slot = self.beds[&kind].lock().await;
-        let bed = match slot.take() {
-            Some(bed) => bed,
-            None => Bed::make(kind, self.foundation().await?)
-                .await
-                .with_context(|| format!("making the world {kind}"))?,
+    fn tasks(&self, kind: WorldKind, foundation: Arc<Foundation>) -> Result<mpsc::Sender<Task>> {
+        let mut worlds = self.worlds();
+        let world = match worlds.entry(kind) {
+            Entry::Occupied(running) => running.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(WorldThread::start(kind, foundation)?),
         };
-        scenario.run_on(&bed).await?;
-        *slot = Some(bed);
-        Ok(())
+        let tasks = world.tasks.clone();
+        tasks.context("the stage is being cleared")
+    }
+
+    fn foundation(&self) -> Result<Arc<Foundation>> {
+        if let Some(foundation) = self.foundation.get() {
+            return Ok(Arc::clone(foundation));
+        }
+        let laid = Foundation::lay()?;
+        Ok(Arc::clone(self.foundation.get_or_init(|| laid)))
     }
 }
 
@@ -110,8 +176,7 @@ fn trial(stage: &Arc<Stage>, kind: WorldKind, scenario: Scenario) -> Trial {
         Ok(()) => {
             let stage = Arc::clone(stage);
             Trial::test(name, move || {
-                let outcome = stage.runtime.block_on(stage.run(kind, &scenario));
-                outcome.map_err(|error| Failed::from(format!("{error:#}")))
+                stage.run(kind, &scenario).map_err(Failed::from)
             })
         }
         Err(why) => Trial::test(name, || Ok(()))
@@ -120,15 +185,51 @@ fn trial(stage: &Arc<Stage>, kind: WorldKind, scenario: Scenario) -> Trial {
     }
 }
 
+/// Fails where a world is said to have no words for a scenario, and nobody learns why.
+fn inexpressible_scenarios_say_why() -> Result<(), Failed> {
+    for scenario in scenarios() {
+        for kind in WorldKind::ALL {
+            let why = scenario.why_not_in(kind);
+            if why.is_some_and(|why| why.split(' ').count() < 3) {
+                let name = scenario.name();
+                return Err(format!("{name} is not in {kind} and does not say why").into());
+            }
+        }
+        if WorldKind::ALL
+            .iter()
+            .all(|kind| scenario.why_not_in(*kind).is_some())
+        {
+            return Err(format!("{} runs in no world", scenario.name()).into());
+        }
+    }
+    Ok(())
+}
+
+fn list_inexpressible() -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    for kind in WorldKind::ALL {
+        for scenario in scenarios() {
+            if let Some(why) = scenario.why_not_in(kind) {
+                writeln!(out, "{kind}::{}: {why}", scenario.name())?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn main() -> Result<ExitCode> {
+    if std::env::args().any(|argument| argument == "--list-inexpressible") {
+        return list_inexpressible();
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(1));
-    let stage = Arc::new(Stage::set()?);
-    let mut trials = Vec::new();
+    let stage = Arc::new(Stage::default());
+    let name = "inexpressible_scenarios_say_why";
+    let mut trials = vec![Trial::test(name, inexpressible_scenarios_say_why)];
     for kind in WorldKind::ALL {
         let here = scenarios()
             .into_iter()
-            .filter(|scenario| scenario.is_for(kind));
+            .filter(|scenario| scenario.why_not_in(kind).is_none());
         trials.extend(here.map(|scenario| trial(&stage, kind, scenario)));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

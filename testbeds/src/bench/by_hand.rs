@@ -51,7 +51,7 @@ const WANTED: &str = "net0";
 #[derive(Debug)]
 pub struct ByHand {
     // Kept open, though unused: without a host the guest's shell tries again ten times a second.
-    _shell: Guest,
+    _shell: Box<dyn Guest>,
     world: LibvirtWorld,
     vm: VmId,
     container: Container,
@@ -73,14 +73,13 @@ impl ByHand {
     /// # Errors
     /// When libvirt or the guest does not come up.
     pub async fn set(foundation: Arc<Foundation>, hotplug: HotplugMode) -> Result<Self> {
-        let world = LibvirtWorld::start(Site::make(foundation).await?).await?;
+        let world = LibvirtWorld::start(Arc::new(Site::make(foundation).await?)).await?;
         let options = VmOptions {
             agent: AgentStart::Never,
             hotplug,
             ..VmOptions::named("hand")?
         };
-        let files = world.boot(&options).await?;
-        let guest = Guest::connect(&files.shell).await?;
+        let guest = world.boot(&options).await?;
         guest.ready(BOOT_DEADLINE).await?;
         let container = guest.make_container().await?;
         let interface_xml = world.site().directory().join("interface.xml");

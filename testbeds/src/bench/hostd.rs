@@ -1,7 +1,7 @@
 //! hostd's side of the measurement: one NIC, attached to a container and detached again and again.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -27,7 +27,7 @@ const GUEST_UNPLUG: &str = "guest-unplug";
 /// A NIC that is nowhere, and a container to attach it to.
 pub struct HostdSide<'a> {
     bed: &'a Bed,
-    vm: Arc<Vm>,
+    vm: Rc<Vm>,
     container: Container,
     nic: NicId,
     attach: AttachNic,
@@ -64,8 +64,8 @@ impl<'a> HostdSide<'a> {
     ///
     /// # Errors
     /// When guest or hostd refuse.
-    pub async fn set(bed: &'a Bed, vm: Arc<Vm>) -> Result<Self> {
-        probe::prepare(bed.site()).await?;
+    pub async fn set(bed: &'a Bed, vm: Rc<Vm>) -> Result<Self> {
+        probe::prepare(bed.host().site()?).await?;
         let container = vm.guest.make_container().await?;
         let default_route = Route {
             destination: "0.0.0.0/0".parse()?,
@@ -79,7 +79,7 @@ impl<'a> HostdSide<'a> {
         };
         let answer = bed.client().create_nic(&request, &settled()).await?;
         let nic = in_state(answer, NicState::Available)?;
-        probe::introduce(bed.site(), ADDRESS, nic.mac).await?;
+        probe::introduce(bed.host().site()?, ADDRESS, nic.mac).await?;
         let attach = into(&vm, container.target());
         Ok(Self {
             bed,
@@ -106,7 +106,7 @@ impl<'a> HostdSide<'a> {
         };
         let probe = async {
             arrival(events).await?;
-            Probe::start(&self.bed.site().netns, ADDRESS, identifier).await
+            Probe::start(&self.bed.host().site()?.netns, ADDRESS, identifier).await
         };
         let ((answer, answered), probe) = tokio::try_join!(attach, probe)?;
         let attached = in_state(answer, NicState::InUse)?;

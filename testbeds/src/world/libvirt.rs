@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,6 +27,9 @@ use tokio::sync::Mutex;
 
 use super::{DaemonRestart, World, WorldKind, domain};
 use crate::command;
+use crate::guest::{Guest, ShellGuest};
+use crate::host::Host;
+use crate::hostd::{Hostd, HostdProcess};
 use crate::site::Site;
 use crate::vm::{VmFiles, VmOptions};
 
@@ -73,7 +77,7 @@ remember_owner = 0
 pub struct LibvirtWorld {
     // Before the site: the daemon ends before its namespace does.
     daemon: Mutex<Child>,
-    site: Site,
+    site: Arc<Site>,
 }
 
 impl LibvirtWorld {
@@ -81,7 +85,7 @@ impl LibvirtWorld {
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn start(site: Site) -> Result<Self> {
+    pub async fn start(site: Arc<Site>) -> Result<Self> {
         for (own, _) in OWN_DIRECTORIES {
             fs::create_dir(site.directory().join(own))?;
         }
@@ -94,6 +98,12 @@ impl LibvirtWorld {
         fs::write(etc.join("qemu.conf"), QEMU_CONF)?;
         let daemon = Mutex::new(start_daemon(&site).await?);
         Ok(Self { daemon, site })
+    }
+
+    /// Its piece of host.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Runs virsh, as an operator of this libvirt would.
@@ -169,31 +179,38 @@ async fn listening(socket: &Path, child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl World for LibvirtWorld {
     fn kind(&self) -> WorldKind {
         WorldKind::Libvirt
     }
 
-    fn site(&self) -> &Site {
-        &self.site
+    fn host(&self) -> &dyn Host {
+        self.site.as_ref()
     }
 
-    fn hypervisors(&self) -> String {
-        format!("[libvirt]\nuri = {:?}\n", uri(&self.site))
+    fn configure_hostd(&self) -> Result<Box<dyn Hostd>> {
+        let libvirt = format!("[libvirt]\nuri = {:?}\n", uri(&self.site));
+        let site = Arc::clone(&self.site);
+        Ok(Box::new(HostdProcess::configure(site, &libvirt)?))
     }
 
-    async fn boot(&self, options: &VmOptions) -> Result<VmFiles> {
+    async fn boot(&self, options: &VmOptions) -> Result<Box<dyn Guest>> {
         let files = VmFiles::of(self.site.directory(), &options.id);
-        let foundation = &self.site.foundation;
-        let xml = domain::xml(&foundation.image, foundation.accelerator, options, &files);
+        let guests = self.site.foundation.guests().await?;
+        let xml = domain::xml(&guests.image, guests.accelerator, options, &files);
         let path = self.site.directory().join(format!("{}.xml", options.id));
         fs::write(&path, xml)?;
         let path = path.to_str().context("the temporary directory is UTF-8")?;
         // Defining a domain again replaces what was defined.
         self.virsh(&["define", path]).await?;
         self.virsh(&["start", options.id.as_str()]).await?;
-        Ok(files)
+        Ok(Box::new(ShellGuest::connect(&files.shell).await?))
+    }
+
+    async fn console(&self, vm: &VmId) -> String {
+        let console = VmFiles::of(self.site.directory(), vm).console;
+        fs::read_to_string(console).unwrap_or_default()
     }
 
     async fn kill(&self, vm: &VmId) -> Result<()> {
@@ -221,6 +238,14 @@ impl World for LibvirtWorld {
             Some(value) => Ok(value.clone()),
             None => bail!("QEMU says: {}", answer["error"]["desc"]),
         }
+    }
+
+    async fn hide_monitor(&self, _vm: &VmId) -> Result<()> {
+        bail!("libvirt hands nobody its line to QEMU")
+    }
+
+    async fn reveal_monitor(&self, _vm: &VmId) -> Result<()> {
+        bail!("libvirt hands nobody its line to QEMU")
     }
 
     async fn unplug_behind_hostd(&self, vm: &VmId, nic: &NicId) -> Result<()> {

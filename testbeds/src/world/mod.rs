@@ -3,12 +3,12 @@
 //! ```text
 //!   WorldKind ─ make ─► World ─ boot ─► VM runs ─ kill ─► VM is off ─ boot ─► …
 //!                         │
-//!                         └─ hypervisors(): what hostd's configuration says about VMs
+//!                         └─ configure_hostd ─► Hostd ─ start ─► runs ─ kill ─► start ─► …
 //! ```
 //!
-//! A world has a network namespace of its own, in which everything runs: hypervisor, hostd,
-//! bridge, DHCP server. It offers what every hypervisor can do and what a scenario needs to see or
-//! to break from outside of hostd.
+//! A world is a host of its own, in which everything is: hypervisor, hostd, bridge, DHCP server. It
+//! offers what every hypervisor can do and what a scenario needs to see or to break from outside of
+//! hostd. Nothing in it need be of this machine: everything is used by one thread at a time.
 
 mod domain;
 mod libvirt;
@@ -22,11 +22,16 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use nic_model::{NicId, VmId};
+use oracle::HostView;
 use serde_json::Value;
 
+use crate::guest::Guest;
+use crate::host::{Host, HostState};
+use crate::hostd::Hostd;
 use crate::image::host_program;
+use crate::leak;
 use crate::site::{Foundation, Site};
-use crate::vm::{VmFiles, VmOptions};
+use crate::vm::VmOptions;
 
 pub use libvirt::LibvirtWorld;
 pub use qemu::QemuWorld;
@@ -35,25 +40,37 @@ pub use qemu::QemuWorld;
 pub const VMS: [&str; 4] = ["vm1", "vm2", "vm3", "vm4"];
 
 /// A hypervisor with its piece of host.
-#[async_trait]
-pub trait World: Send + Sync {
+#[async_trait(?Send)]
+pub trait World {
     /// Which.
     fn kind(&self) -> WorldKind;
 
     /// Its piece of host.
-    fn site(&self) -> &Site;
+    fn host(&self) -> &dyn Host;
 
-    /// The part of hostd's configuration that tells it about the VMs.
-    fn hypervisors(&self) -> String;
+    /// Makes a hostd that knows its VMs, and does not start it yet.
+    ///
+    /// # Errors
+    /// When it cannot be configured.
+    fn configure_hostd(&self) -> Result<Box<dyn Hostd>>;
 
     /// Starts a VM that is off. Its guest still has to boot.
-    async fn boot(&self, options: &VmOptions) -> Result<VmFiles>;
+    async fn boot(&self, options: &VmOptions) -> Result<Box<dyn Guest>>;
+
+    /// What the guest of a VM printed while it booted.
+    async fn console(&self, vm: &VmId) -> String;
 
     /// Kills a VM's QEMU with -9 and waits until it is gone.
     async fn kill(&self, vm: &VmId) -> Result<()>;
 
     /// Runs a QMP command, past hostd.
     async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value>;
+
+    /// Takes away the way by which a new hostd would reach a VM's QEMU, which runs on.
+    async fn hide_monitor(&self, vm: &VmId) -> Result<()>;
+
+    /// Ends [`Self::hide_monitor`].
+    async fn reveal_monitor(&self, vm: &VmId) -> Result<()>;
 
     /// Asks the guest to let go of a NIC's device, past hostd, as an operator with the
     /// hypervisor's own tool would.
@@ -67,6 +84,11 @@ pub trait World: Send + Sync {
 
     /// The end of the hypervisor's own log.
     async fn log_tail(&self, lines: usize) -> String;
+
+    /// The host's part of what the oracle judges; `bare` is what it was before hostd first ran.
+    async fn host_view(&self, bare: &HostState) -> Result<HostView> {
+        Ok(leak::host_view(&self.host().state().await?, bare))
+    }
 }
 
 /// Whether there was a daemon to restart.
@@ -141,7 +163,7 @@ impl WorldKind {
     /// # Errors
     /// When its daemons do not start.
     pub async fn make(self, foundation: Arc<Foundation>) -> Result<Box<dyn World>> {
-        let site = Site::make(foundation).await?;
+        let site = Arc::new(Site::make(foundation).await?);
         Ok(match self {
             Self::Qemu => Box::new(QemuWorld::over(site)),
             Self::Libvirt => Box::new(LibvirtWorld::start(site).await?),

@@ -1,6 +1,8 @@
 //! QEMU over QMP: each VM a process of ours, with one monitor for hostd and one for sabotage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -9,6 +11,9 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::{DaemonRestart, VMS, World, WorldKind};
+use crate::guest::{Guest, ShellGuest};
+use crate::host::Host;
+use crate::hostd::{Hostd, HostdProcess};
 use crate::qemu::{Qemu, QemuStart};
 use crate::qmp::Qmp;
 use crate::site::Site;
@@ -19,39 +24,27 @@ use crate::vm::{VmFiles, VmOptions};
 pub struct QemuWorld {
     // Before the site: processes end before their namespace does.
     running: Mutex<BTreeMap<VmId, Qemu>>,
-    site: Site,
+    site: Arc<Site>,
 }
 
 impl QemuWorld {
     /// On a piece of host.
     #[must_use]
-    pub fn over(site: Site) -> Self {
+    pub fn over(site: Arc<Site>) -> Self {
         let running = Mutex::default();
         Self { running, site }
     }
 
-    fn files(&self, vm: &VmId) -> VmFiles {
+    /// The host's files of a VM.
+    #[must_use]
+    pub fn files(&self, vm: &VmId) -> VmFiles {
         VmFiles::of(self.site.directory(), vm)
     }
-}
 
-#[async_trait]
-impl World for QemuWorld {
-    fn kind(&self) -> WorldKind {
-        WorldKind::Qemu
-    }
-
-    fn site(&self) -> &Site {
-        &self.site
-    }
-
+    /// The part of hostd's configuration that tells it about the VMs.
     fn hypervisors(&self) -> String {
-        let directory = self.site.directory();
         let vm = |id: &str| {
-            let (qmp, channel) = (
-                directory.join(format!("{id}.qmp")),
-                directory.join(format!("{id}.agent")),
-            );
+            let (qmp, channel) = (self.file(id, "qmp"), self.file(id, "agent"));
             format!(
                 "[[vm]]\nid = {id:?}\nqmp = {qmp:?}\nchannel = {channel:?}\nclass = \"standard\"\n"
             )
@@ -59,21 +52,46 @@ impl World for QemuWorld {
         VMS.into_iter().map(vm).collect()
     }
 
-    async fn boot(&self, options: &VmOptions) -> Result<VmFiles> {
+    fn file(&self, vm: &str, ending: &str) -> PathBuf {
+        self.site.directory().join(format!("{vm}.{ending}"))
+    }
+}
+
+#[async_trait(?Send)]
+impl World for QemuWorld {
+    fn kind(&self) -> WorldKind {
+        WorldKind::Qemu
+    }
+
+    fn host(&self) -> &dyn Host {
+        self.site.as_ref()
+    }
+
+    fn configure_hostd(&self) -> Result<Box<dyn Hostd>> {
+        let site = Arc::clone(&self.site);
+        let hostd = HostdProcess::configure(site, &self.hypervisors())?;
+        Ok(Box::new(hostd))
+    }
+
+    async fn boot(&self, options: &VmOptions) -> Result<Box<dyn Guest>> {
         let mut running = self.running.lock().await;
         let vm = &options.id;
         anyhow::ensure!(!running.contains_key(vm), "{vm} runs already");
         let files = self.files(vm);
-        let foundation = &self.site.foundation;
+        let guests = self.site.foundation.guests().await?;
         let qemu = Qemu::start(QemuStart {
-            image: &foundation.image,
-            accelerator: foundation.accelerator,
+            image: &guests.image,
+            accelerator: guests.accelerator,
             options,
             files: &files,
             netns: Some(&self.site.netns),
         })?;
         running.insert(vm.clone(), qemu);
-        Ok(files)
+        Ok(Box::new(ShellGuest::connect(&files.shell).await?))
+    }
+
+    async fn console(&self, vm: &VmId) -> String {
+        std::fs::read_to_string(self.files(vm).console).unwrap_or_default()
     }
 
     async fn kill(&self, vm: &VmId) -> Result<()> {
@@ -86,6 +104,16 @@ impl World for QemuWorld {
     async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value> {
         let mut qmp = Qmp::connect(&self.files(vm).sabotage).await?;
         qmp.execute(command, arguments).await
+    }
+
+    async fn hide_monitor(&self, vm: &VmId) -> Result<()> {
+        let socket = self.files(vm).qmp;
+        Ok(std::fs::rename(&socket, hidden(&socket))?)
+    }
+
+    async fn reveal_monitor(&self, vm: &VmId) -> Result<()> {
+        let socket = self.files(vm).qmp;
+        Ok(std::fs::rename(hidden(&socket), &socket)?)
     }
 
     async fn unplug_behind_hostd(&self, vm: &VmId, nic: &NicId) -> Result<()> {
@@ -111,4 +139,9 @@ impl World for QemuWorld {
         }
         logs
     }
+}
+
+/// Where a socket is while hostd is not to find it.
+fn hidden(socket: &Path) -> PathBuf {
+    socket.with_extension("hidden")
 }

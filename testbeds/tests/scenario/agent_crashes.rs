@@ -58,7 +58,7 @@ async fn agent_killed_at_every_step_of_a_bind(bed: &Bed) -> Result<()> {
 }
 
 async fn agent_killed_once_it_has_a_lease(bed: &Bed) -> Result<()> {
-    let _server = bed.site().start_dhcp_server()?;
+    let _server = bed.host().start_dhcp_server().await?;
     let request = CreateNic {
         addressing: Some(by_dhcp()),
         ..nic_on_blue()
@@ -141,11 +141,11 @@ async fn is_bound_once(vm: &Vm, container: &Container, nic: &Nic) -> Result<()> 
         ensure!(links.is_empty(), "in {place}: {links:?}");
     }
     for route in &nic.routes {
-        let listing = format!("ip route show {}", route.destination);
-        let listed = vm.guest.run_in(&container.place(), &listing).await?.stdout;
-        let via = route.gateway.map(|gateway| format!("via {gateway} "));
+        let place = container.place();
+        let listed = vm.guest.routes(&place, route.destination).await?;
+        let gateways: Vec<_> = listed.iter().map(|route| route.gateway).collect();
         ensure!(
-            listed.lines().count() == 1 && listed.contains(&via.unwrap_or_default()),
+            gateways == [route.gateway],
             "one route to {} was asked for: {listed:?}",
             route.destination
         );
@@ -181,10 +181,9 @@ async fn agent_killed_while_releasing(bed: &Bed) -> Result<()> {
 
 /// Waits until an agent that has just been started has told that the NIC is bound.
 async fn agent_speaks(bed: &Bed, vm: &Vm, nic: &Nic) -> Result<()> {
-    let told = |line: &str| line.contains(nic.id.as_str()) && line.contains("phase=Bound");
     bed.until("the agent tells of the NIC", PATIENCE, || async {
-        let log = vm.guest.agent().log_of_this_life().await?;
-        Ok(log.lines().any(told).then_some(()))
+        let told = vm.guest.agent().has_told_bound(&nic.id).await?;
+        Ok(told.then_some(()))
     })
     .await
 }

@@ -12,7 +12,7 @@ use testbeds::requests::{
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
-use testbeds::site::{BRIDGE, HOST_V4, LEASED_V4};
+use testbeds::site::{HOST_V4, LEASED_V4};
 
 use super::usable::{has_left, is_as_told, is_bare, is_usable, link_of};
 
@@ -71,11 +71,8 @@ async fn attach_static_v4_v6(bed: &Bed) -> Result<()> {
 /// The host would speak on the VM's network by an address that nobody gave it.
 async fn host_has_no_ipv6_on(bed: &Bed, nic: &Nic) -> Result<()> {
     let tap = nic.id.tap_name();
-    let netns = &bed.site().netns;
-    let addresses = netns
-        .ip(&format!("-6 -brief address show dev {tap}"))
-        .await?;
-    ensure!(addresses.trim().is_empty(), "on {tap}: {addresses}");
+    let addresses = bed.host().ipv6_addresses(&tap).await?;
+    ensure!(addresses.is_empty(), "on {tap}: {addresses:?}");
     Ok(())
 }
 
@@ -95,7 +92,7 @@ async fn attach_into_a_named_namespace(bed: &Bed) -> Result<()> {
 async fn attach_with_dhcp(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
-    let _server = bed.site().start_dhcp_server()?;
+    let _server = bed.host().start_dhcp_server().await?;
     let container = vm.guest.make_container().await?;
     let request = CreateNic {
         addressing: Some(by_dhcp()),
@@ -133,7 +130,7 @@ pub(crate) fn by_dhcp() -> AddressingRequest {
 async fn a_lease_is_renewed_while_the_nic_is_in_use(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
-    let _server = bed.site().start_dhcp_server()?;
+    let server = bed.host().start_dhcp_server().await?;
     let container = vm.guest.make_container().await?;
     let request = CreateNic {
         addressing: Some(by_dhcp()),
@@ -144,14 +141,13 @@ async fn a_lease_is_renewed_while_the_nic_is_in_use(bed: &Bed) -> Result<()> {
     let before = in_state(answer, NicState::InUse)?;
 
     let grants = || async {
-        let log = bed.site().dhcp_log()?;
-        let mac = before.mac.to_string();
-        let granted = |line: &&str| line.contains("DHCPACK") && line.contains(&mac);
-        Ok((log.lines().filter(granted).count() >= 2).then_some(()))
+        let grants = server.grants(before.mac).await?;
+        Ok((grants >= 2).then_some(()))
     };
-    bed.until("the server has granted the lease twice", PATIENCE, grants)
-        .await
-        .with_context(|| bed.site().dhcp_log().unwrap_or_default())?;
+    let granted = bed.until("the server has granted the lease twice", PATIENCE, grants);
+    let granted = granted.await;
+    let log = server.log().await?;
+    granted.with_context(|| log.clone())?;
 
     let after = client.nic(&before.id).await?;
     ensure!(
@@ -159,9 +155,8 @@ async fn a_lease_is_renewed_while_the_nic_is_in_use(bed: &Bed) -> Result<()> {
         "{after:?} differs from {before:?}"
     );
     is_usable(&vm, &container, &after).await?;
-    let log = bed.site().dhcp_log()?;
     ensure!(
-        log.matches("DHCPDISCOVER(").count() == 1,
+        server.discoveries(before.mac).await? == 1,
         "the client began anew instead of renewing: {log}"
     );
     retire(&client, &after.id).await?;
@@ -302,19 +297,13 @@ async fn eight_nics_into_one_vm_at_once(bed: &Bed) -> Result<()> {
 /// with eight links into one network an answer may come in by any of them.
 async fn pings_by_itself(bed: &Bed, vm: &Vm, container: &Container, nic: &Nic) -> Result<()> {
     let link = link_of(vm, container, nic).await?.name;
-    let ping = format!("ping -c 1 -W 5 -I {link} {HOST_V4}");
-    let output = vm.guest.run_in(&container.place(), &ping).await?;
-    ensure!(
-        output.status == 0,
-        "no answer over {link}: {}",
-        output.stdout
-    );
+    let place = container.place();
+    vm.guest.ping_over(&place, &link, HOST_V4.into()).await?;
     let (mac, tap) = (nic.mac, nic.id.tap_name());
-    let fdb = format!("bridge fdb show br {BRIDGE} dev {tap}");
-    let learned = bed.site().netns.run(&fdb).await?;
+    let learned = bed.host().learned(&tap).await?;
     ensure!(
-        learned.contains(&format!("{mac} ")),
-        "{mac} was not seen behind {tap}: {learned}"
+        learned.contains(&mac),
+        "{mac} was not seen behind {tap}: {learned:?}"
     );
     Ok(())
 }

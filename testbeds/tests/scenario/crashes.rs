@@ -9,11 +9,11 @@ use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::{ClientToken, NicId};
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
-use testbeds::inspection::{HostState, QemuState};
+use testbeds::inspection::QemuState;
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, over_to, retire, settled,
 };
-use testbeds::scenario::Scenario;
+use testbeds::scenario::{Scenario, not_in};
 use testbeds::scenarios;
 use testbeds::vm::VmOptions;
 use testbeds::world::{DaemonRestart, WorldKind};
@@ -83,9 +83,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         libvirtd_restarted_in_mid_attach,
         libvirtd_restarted_as_an_attach_begins,
     ];
-    let libvirtd = libvirtd
-        .into_iter()
-        .map(|one| one.only_in(&[WorldKind::Libvirt]));
+    let libvirtd = not_in(libvirtd, WorldKind::Qemu, "QEMU alone has no daemon");
     let mut all = scenarios![
         every_failpoint_of_hostd_is_one_to_die_at,
         qemu_killed_in_mid_attach,
@@ -104,20 +102,19 @@ async fn every_failpoint_of_hostd_is_one_to_die_at(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let before = bed.hostd().log_length()?;
+    let before = bed.hostd().mark().await?;
 
     let nic = attach_new(&client, &vm, container.target()).await?;
     retire(&client, &nic.id).await?;
     let known = ATTACH_FAILPOINTS.into_iter().chain(DETACH_FAILPOINTS);
-    let known: BTreeSet<&str> = known.collect();
-    bed.until("hostd has passed them all", PATIENCE, || async {
-        let log = bed.hostd().log_since(before)?;
-        Ok(known.is_subset(&passed(&log)).then_some(()))
-    })
-    .await?;
+    let known: BTreeSet<String> = known.map(str::to_owned).collect();
+    let passed = bed.until("hostd has passed them all", PATIENCE, || async {
+        let passed = bed.hostd().passed_since(before).await?;
+        Ok(known.is_subset(&passed).then_some(passed))
+    });
 
-    let log = bed.hostd().log_since(before)?;
-    let others: Vec<&str> = passed(&log).difference(&known).copied().collect();
+    let passed = passed.await?;
+    let others: Vec<&String> = passed.difference(&known).collect();
     ensure!(
         others.is_empty(),
         "nothing kills hostd at {others:?}, which it passes"
@@ -125,16 +122,10 @@ async fn every_failpoint_of_hostd_is_one_to_die_at(bed: &Bed) -> Result<()> {
     vm.guest.kill_container(&container).await
 }
 
-/// Names of the failpoints in a log: `… failpoint="attach.plug.after"`.
-fn passed(log: &str) -> BTreeSet<&str> {
-    let names = log.split("failpoint=\"").skip(1);
-    names.filter_map(|rest| rest.split('"').next()).collect()
-}
-
 /// Starts hostd anew, to die at `failpoint`.
 async fn arm(bed: &Bed, failpoint: &str) -> Result<()> {
     bed.hostd().kill().await?;
-    bed.start_hostd(Some(failpoint)).await
+    bed.hostd().start(Some(failpoint)).await
 }
 
 /// Waits until hostd has died at its failpoint, and starts it without any.
@@ -143,7 +134,7 @@ async fn revive(bed: &Bed, failpoint: &str) -> Result<()> {
         .died()
         .await
         .with_context(|| format!("{failpoint} was not reached"))?;
-    bed.start_hostd(None).await
+    bed.hostd().start(None).await
 }
 
 async fn hostd_killed_while_attaching(bed: &Bed, failpoint: &str) -> Result<()> {
@@ -244,7 +235,7 @@ async fn hostd_killed_while_moving(bed: &Bed, failpoint: &str) -> Result<()> {
 /// What a NIC that is nowhere leaves on the host is removed, also by a hostd that did not leave it.
 async fn has_no_port(bed: &Bed, nic: &NicId) -> Result<()> {
     bed.until("the port is removed", PATIENCE, || async {
-        let links = HostState::of(bed.site()).await?.links;
+        let links = bed.host().state().await?.links;
         let left = [nic.tap_name(), nic.ifb_name()];
         Ok((!left.iter().any(|name| links.contains_key(name))).then_some(()))
     })

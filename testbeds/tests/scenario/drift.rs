@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 use host_api::{NicState, ProblemCode};
 use testbeds::bed::Bed;
+use testbeds::host::Planted;
 use testbeds::hostd::QUARANTINE;
-use testbeds::inspection::{HostState, QemuState};
+use testbeds::inspection::QemuState;
 use testbeds::requests::{PATIENCE, at_once, attach_new, in_state, into, retire, settled};
-use testbeds::scenario::Scenario;
+use testbeds::scenario::{Scenario, not_in};
 use testbeds::scenarios;
 use testbeds::site::BRIDGE;
 use testbeds::world::WorldKind;
@@ -14,16 +15,18 @@ use testbeds::world::WorldKind;
 use super::usable::{is_bare, is_usable};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let sockets = scenarios![a_vm_whose_socket_disappears_is_not_taken_for_off];
-    let sockets = sockets
-        .into_iter()
-        .map(|one| one.only_in(&[WorldKind::Qemu]));
+    let monitors = scenarios![a_vm_whose_socket_disappears_is_not_taken_for_off];
+    let monitors = not_in(
+        monitors,
+        WorldKind::Libvirt,
+        "hostd has no line to QEMU but libvirt's own, which does not disappear",
+    );
     let mut all = scenarios![
         a_nic_detached_behind_hostds_back,
         only_a_tap_of_ours_without_an_owner_is_removed,
         a_tap_taken_out_of_its_bridge_is_put_back,
     ];
-    all.extend(sockets);
+    all.extend(monitors);
     all
 }
 
@@ -59,13 +62,10 @@ async fn a_nic_detached_behind_hostds_back(bed: &Bed) -> Result<()> {
 async fn only_a_tap_of_ours_without_an_owner_is_removed(bed: &Bed) -> Result<()> {
     const STRAY: &str = "nf-zzzzzzzzz0";
     const FOREIGN: &str = "nf-other";
-    let netns = &bed.site().netns;
-    netns.ip(&format!("link add {FOREIGN} type bridge")).await?;
-    netns.ip(&format!("tuntap add {STRAY} mode tap")).await?;
-    netns
-        .ip(&format!("link set {STRAY} master {BRIDGE} up"))
-        .await?;
-    let links = || async { anyhow::Ok(HostState::of(bed.site()).await?.links) };
+    let host = bed.host();
+    host.plant(FOREIGN, Planted::Bridge).await?;
+    host.plant(STRAY, Planted::TapInNetwork).await?;
+    let links = || async { anyhow::Ok(host.state().await?.links) };
 
     bed.until("the tap passes no frames", PATIENCE, || async {
         let master = links().await?.remove(STRAY).flatten();
@@ -79,7 +79,7 @@ async fn only_a_tap_of_ours_without_an_owner_is_removed(bed: &Bed) -> Result<()>
 
     // hostd has looked at every link of the host by now, and more than once.
     let left = links().await?;
-    netns.ip(&format!("link del {FOREIGN}")).await?;
+    host.remove_planted(FOREIGN).await?;
     ensure!(
         left.contains_key(FOREIGN),
         "{FOREIGN} is gone, though its name is not one of ours"
@@ -94,12 +94,9 @@ async fn a_tap_taken_out_of_its_bridge_is_put_back(bed: &Bed) -> Result<()> {
     let nic = attach_new(&client, &vm, container.target()).await?;
     let tap = nic.id.tap_name();
 
-    bed.site()
-        .netns
-        .ip(&format!("link set {tap} nomaster"))
-        .await?;
+    bed.host().take_out_of_bridge(&tap).await?;
     bed.until("the tap is back in its bridge", PATIENCE, || async {
-        let master = HostState::of(bed.site()).await?.links.remove(&tap);
+        let master = bed.host().state().await?.links.remove(&tap);
         Ok((master.flatten().as_deref() == Some(BRIDGE)).then_some(()))
     })
     .await?;
@@ -115,10 +112,9 @@ async fn a_vm_whose_socket_disappears_is_not_taken_for_off(bed: &Bed) -> Result<
     let client = bed.client();
     let container = vm.guest.make_container().await?;
     let nic = attach_new(&client, &vm, container.target()).await?;
-    let (socket, aside) = (&vm.files.qmp, vm.files.qmp.with_extension("aside"));
     bed.hostd().kill().await?;
-    std::fs::rename(socket, &aside)?;
-    bed.start_hostd(None).await?;
+    bed.world().hide_monitor(&vm.id).await?;
+    bed.hostd().start(None).await?;
 
     client.detach_nic(&nic.id, &at_once()).await?;
     let told = format!("a process still holds tap {}", nic.id.tap_name());
@@ -131,7 +127,7 @@ async fn a_vm_whose_socket_disappears_is_not_taken_for_off(bed: &Bed) -> Result<
         })
         .await?;
     let has_device = QemuState::of(bed.world(), &vm.id).await?.has(&nic.id);
-    std::fs::rename(&aside, socket)?;
+    bed.world().reveal_monitor(&vm.id).await?;
 
     ensure!(blocked.placement == nic.placement, "{blocked:?}");
     ensure!(has_device, "QEMU has lost the device");

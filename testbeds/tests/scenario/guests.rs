@@ -7,8 +7,8 @@ use host_api::client::{Mutation, Progress};
 use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::{NicId, PowerState, Target};
 use testbeds::bed::{BOOT_DEADLINE, Bed};
-use testbeds::guest::Where;
-use testbeds::inspection::{HostState, QemuState};
+use testbeds::guest::{HostileBytes, Where};
+use testbeds::inspection::QemuState;
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, detach, into, nic_on_blue, refusal, retire, settled,
 };
@@ -78,10 +78,7 @@ async fn a_guest_whose_driver_is_gone_blocks_the_detach_visibly(bed: &Bed) -> Re
     ensure!(answer.progress == Progress::UnderWay, "{:?}", answer.nic);
     ensure!(answer.nic.state == NicState::Detaching, "{:?}", answer.nic);
     until_kept(bed, &nic.id).await?;
-    let port = HostState::of(bed.site())
-        .await?
-        .links
-        .remove(&nic.id.tap_name());
+    let port = bed.host().state().await?.links.remove(&nic.id.tap_name());
     ensure!(
         port != Some(Some(BRIDGE.to_owned())),
         "the port still passes frames"
@@ -118,7 +115,7 @@ async fn a_blocked_detach_outlives_hostd(bed: &Bed) -> Result<()> {
     until_kept(bed, &nic.id).await?;
 
     bed.hostd().kill().await?;
-    bed.start_hostd(None).await?;
+    bed.hostd().start(None).await?;
 
     // The guest counts as keeping it from the second request on: the new hostd has asked by itself.
     until_kept(bed, &nic.id).await?;
@@ -230,6 +227,7 @@ async fn a_pid_of_an_earlier_boot_is_another_process(bed: &Bed) -> Result<()> {
         let reset = bed.world().monitor(&vm.id, "system_reset", nothing);
         reset.await.map(drop)
     };
+    let reset = Box::pin(reset);
     vm.guest.over_reset(reset, BOOT_DEADLINE).await?;
     let impostor = vm.guest.make_container_with_pid(container.pid).await?;
     vm.guest.agent().start().await?;
@@ -279,16 +277,10 @@ async fn a_hostile_agent_harms_nobody_else(bed: &Bed) -> Result<()> {
     let client = bed.client();
     let container = honest.guest.make_container().await?;
     hostile.guest.agent().stop().await?;
-    let port = "/dev/virtio-ports/org.nicferry.agent.0";
-    let attacks = [
-        format!("dd if=/dev/urandom of={port} bs=4096 count=256"),
-        format!("yes '{{\"type\":\"report\"}}' | head -c 1000000 >{port}"),
-        format!("printf '\\377\\377\\377\\377\\377\\377\\377\\377' >{port}"),
-    ];
 
     let attack = async {
-        for attack in &attacks {
-            hostile.guest.run(attack).await?;
+        for bytes in HostileBytes::ALL {
+            hostile.guest.agent().send(bytes).await?;
         }
         anyhow::Ok(())
     };

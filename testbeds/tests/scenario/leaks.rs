@@ -2,9 +2,11 @@
 //! something. Of each kind of thing one is planted past hostd.
 
 use anyhow::{Context, Result, ensure};
-use rusqlite::Connection;
+use oracle::{JournalClaim, JournalRow, JournalView};
 use serde_json::json;
 use testbeds::bed::{Bed, Vm};
+use testbeds::guest::Where;
+use testbeds::host::Planted;
 use testbeds::leak;
 use testbeds::requests::PATIENCE;
 use testbeds::scenario::Scenario;
@@ -37,11 +39,9 @@ async fn are_found(bed: &Bed, expected: &[&str]) -> Result<()> {
 }
 
 async fn the_leak_check_finds_what_is_left_on_the_host(bed: &Bed) -> Result<()> {
-    let netns = &bed.site().netns;
-    netns.ip(&format!("tuntap add {TAP} mode tap")).await?;
-    netns
-        .run(&format!("tc qdisc add dev {BRIDGE} root pfifo"))
-        .await?;
+    let host = bed.host();
+    host.plant(TAP, Planted::LooseTap).await?;
+    host.disturb_bridge().await?;
 
     let found = are_found(
         bed,
@@ -52,21 +52,14 @@ async fn the_leak_check_finds_what_is_left_on_the_host(bed: &Bed) -> Result<()> 
     )
     .await;
 
-    netns
-        .run(&format!("tc qdisc del dev {BRIDGE} root"))
-        .await?;
-    netns.ip(&format!("link del {TAP}")).await?;
+    host.restore_bridge().await?;
+    host.remove_planted(TAP).await?;
     found
 }
 
 async fn the_leak_check_finds_what_is_left_in_the_journal(bed: &Bed) -> Result<()> {
-    let journal = || Connection::open(bed.hostd().journal());
-    journal()?.execute_batch(
-        "PRAGMA foreign_keys = off;
-         INSERT INTO record VALUES ('nic', 'nic-zzzzzzzzz1', '{}', 0);
-         INSERT INTO claim VALUES ('mac', '5a:00:00:00:00:99', 'nic', 'nic-zzzzzzzzz1');
-         INSERT INTO claim VALUES ('slot/vm1', 'rp1', 'nic', 'nic-zzzzzzzzz2');",
-    )?;
+    let planted = planted_records();
+    bed.hostd().plant_records(&planted).await?;
 
     let found = are_found(
         bed,
@@ -78,12 +71,28 @@ async fn the_leak_check_finds_what_is_left_in_the_journal(bed: &Bed) -> Result<(
     )
     .await;
 
-    // hostd would refuse to start from a row that it has not written.
-    journal()?.execute_batch(
-        "DELETE FROM claim WHERE key LIKE 'nic-zzzzzzzzz_';
-         DELETE FROM record WHERE key LIKE 'nic-zzzzzzzzz_';",
-    )?;
+    bed.hostd().remove_records(&planted).await?;
     found
+}
+
+/// A record that hostd has never made, and claims: one of that record, one of none at all.
+fn planted_records() -> JournalView {
+    let nic = |number: u8| ("nic".to_owned(), format!("nic-zzzzzzzzz{number}"));
+    let claim = |owner, scope: &str, value: &str| JournalClaim {
+        owner,
+        scope: scope.to_owned(),
+        value: value.to_owned(),
+    };
+    let (kind, key) = nic(1);
+    let body = Some(json!({}));
+    JournalView {
+        rows: vec![JournalRow { kind, key, body }],
+        claims: [
+            claim(nic(1), "mac", "5a:00:00:00:00:99"),
+            claim(nic(2), "slot/vm1", "rp1"),
+        ]
+        .into(),
+    }
 }
 
 async fn the_leak_check_finds_what_is_left_in_a_vm(bed: &Bed) -> Result<()> {
@@ -93,8 +102,8 @@ async fn the_leak_check_finds_what_is_left_in_a_vm(bed: &Bed) -> Result<()> {
     let device = json!({ "driver": "virtio-net-pci", "id": DEVICE, "netdev": BACKEND,
         "bus": last_root_port(bed, &vm).await? });
     bed.world().monitor(&vm.id, "device_add", device).await?;
-    until_links(bed, &vm, "grep -l 1af4 /sys/class/net/*/device/../vendor").await?;
-    vm.guest.succeed(&format!("ip netns add {NETNS}")).await?;
+    until_own_links(bed, &vm, 1).await?;
+    vm.guest.add_netns_name(NETNS).await?;
 
     let found = are_found(
         bed,
@@ -111,7 +120,7 @@ async fn the_leak_check_finds_what_is_left_in_a_vm(bed: &Bed) -> Result<()> {
     vm.guest.remove_netns_name(NETNS).await?;
     let device = json!({ "id": DEVICE });
     bed.world().monitor(&vm.id, "device_del", device).await?;
-    until_links(bed, &vm, "[ -z \"$(ls /sys/class/net | grep -v ^lo$)\" ]").await?;
+    until_own_links(bed, &vm, 0).await?;
     bed.until("the backend can be removed", PATIENCE, || async {
         let backend = json!({ "id": BACKEND });
         let removed = bed.world().monitor(&vm.id, "netdev_del", backend).await;
@@ -121,10 +130,10 @@ async fn the_leak_check_finds_what_is_left_in_a_vm(bed: &Bed) -> Result<()> {
     found
 }
 
-async fn until_links(bed: &Bed, vm: &Vm, are: &str) -> Result<()> {
+async fn until_own_links(bed: &Bed, vm: &Vm, count: usize) -> Result<()> {
     bed.until("the guest has noticed", PATIENCE, || async {
-        let output = vm.guest.run(are).await?;
-        Ok((output.status == 0).then_some(()))
+        let own = vm.guest.links(&Where::Guest).await?;
+        Ok((own.len() == count).then_some(()))
     })
     .await
 }

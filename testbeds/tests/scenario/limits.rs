@@ -5,7 +5,6 @@ use futures::future::{join_all, try_join_all};
 use host_api::{AttachNic, CreateNic, NicState, ProblemCode};
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
-use testbeds::inspection::HostState;
 use testbeds::requests::{in_state, into, nic_on_blue, refusal, retire, settled};
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
@@ -48,7 +47,7 @@ async fn slots_used_up(bed: &Bed) -> Result<()> {
             NicState::InUse,
         )?);
     }
-    let before = HostState::of(bed.site()).await?;
+    let before = bed.host().state().await?;
 
     let one_more = numbered(&vm, &container, free)?;
     let problem = refusal(client.create_nic(&one_more, &settled()).await)?;
@@ -60,10 +59,7 @@ async fn slots_used_up(bed: &Bed) -> Result<()> {
         "{limit:?}"
     );
     ensure!(limit.frees.contains(vm.id.as_str()), "{limit:?}");
-    ensure!(
-        HostState::of(bed.site()).await? == before,
-        "the host was touched"
-    );
+    ensure!(bed.host().state().await? == before, "the host was touched");
     try_join_all(nics.iter().map(|nic| retire(&client, &nic.id))).await?;
     bed.kill_vm(&vm.id).await
 }

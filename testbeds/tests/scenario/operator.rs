@@ -19,9 +19,9 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 async fn nicctl(bed: &Bed, line: &str) -> Result<Finished> {
-    let programs = bed.site().foundation.programs().await?;
+    let programs = bed.host().site()?.foundation.programs().await?;
     let mut nicctl = words(&format!("{} {line}", programs.nicctl.display()));
-    nicctl.env("NICFERRY_SOCKET", bed.hostd().socket());
+    nicctl.env("NICFERRY_SOCKET", bed.hostd().socket()?);
     command::run(&mut nicctl, PATIENCE).await
 }
 

@@ -125,7 +125,7 @@ async fn packet_rate_is_enforced(bed: &Bed, direction: Direction) -> Result<()> 
 
 /// A container with a NIC of its own.
 struct End {
-    vm: std::sync::Arc<Vm>,
+    vm: std::rc::Rc<Vm>,
     container: Container,
     nic: Nic,
 }
@@ -168,14 +168,15 @@ impl End {
              nsenter --net=/proc/{}/ns/net httpd -p {address}:80 -h /run/served",
             self.container.pid
         );
-        self.vm.guest.succeed(&serve).await?;
+        self.vm.guest.shell()?.succeed(&serve).await?;
         let fetch = format!("wget -q -O - http://{address}/file | wc -c");
-        let guest = &receiver.vm.guest;
+        let guest = receiver.vm.guest.shell()?;
         let fetched = guest
             .run_in_for(&receiver.container.place(), &fetch, DEADLINE)
             .await;
         self.vm
             .guest
+            .shell()?
             .succeed("killall httpd; rm -r /run/served")
             .await?;
         let received = fetched?.stdout;
@@ -190,7 +191,12 @@ impl End {
     async fn asks_for_echoes(&self) -> Result<()> {
         let ping = format!("ping -A -q -c {ECHOES} -W 10 {HOST_V4}");
         let place = self.container.place();
-        let output = self.vm.guest.run_in_for(&place, &ping, DEADLINE).await?;
+        let output = self
+            .vm
+            .guest
+            .shell()?
+            .run_in_for(&place, &ping, DEADLINE)
+            .await?;
         ensure!(output.status == 0, "no echoes: {output:?}");
         Ok(())
     }
@@ -235,7 +241,7 @@ struct Qdisc {
 }
 
 async fn bucket(bed: &Bed) -> Result<Qdisc> {
-    let listing = bed.site().netns.run("tc -s -j qdisc").await?;
+    let listing = bed.host().site()?.netns.run("tc -s -j qdisc").await?;
     let qdiscs: Vec<Qdisc> = serde_json::from_str(&listing)?;
     let mut buckets = qdiscs.into_iter().filter(|qdisc| qdisc.kind == "tbf");
     let bucket = buckets.next().context("the limited NIC has no bucket")?;

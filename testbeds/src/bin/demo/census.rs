@@ -6,7 +6,8 @@ use anyhow::Result;
 use nic_model::NicId;
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
-use testbeds::inspection::{GuestState, HostState, QemuState};
+use testbeds::host::HostState;
+use testbeds::inspection::{GuestState, QemuState};
 use testbeds::site::BRIDGE;
 use testbeds::world::WorldKind;
 
@@ -24,7 +25,7 @@ impl Census {
     /// Counts.
     pub(crate) async fn of(bed: &Bed, containers: &[impl Inside]) -> Result<Self> {
         let mut census = Self(Vec::new());
-        census.host(&HostState::of(bed.site()).await?);
+        census.host(&bed.host().state().await?);
         census.virtual_machines(bed).await?;
         let mut links = 0;
         for container in containers {
@@ -69,14 +70,10 @@ impl Census {
             devices += qemu.devices.len();
             netdevs += qemu.netdevs.len();
             defined += qemu.defined.len();
-            let guest = GuestState::of(&vm.guest).await?;
-            nics += guest.virtio_nics.len();
+            let guest = GuestState::of(vm.guest.as_ref()).await?;
+            nics += guest.virtio_nics.map_or(0, |nics| nics.len());
             own += guest.own_links.len();
-            held += guest
-                .named
-                .values()
-                .map(std::collections::BTreeSet::len)
-                .sum::<usize>();
+            held += guest.named.values().map(Vec::len).sum::<usize>();
             names += guest.named.len();
         }
         self.add("QEMU: network backends", netdevs);

@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Parser;
 use testbeds::bed::Bed;
+use testbeds::cache::Cache;
 use testbeds::report::report;
 use testbeds::site::Foundation;
 use testbeds::world::WorldKind;
@@ -93,18 +94,18 @@ async fn show(kind: WorldKind, screen: &Screen) -> Result<()> {
     kind.runs_here()?;
     let foundation = prepare(screen).await?;
     screen.heading("A world of its own: a network namespace with a bridge, and hostd in it");
+    let cache = foundation.cache.clone();
     let bed = Bed::make(kind, foundation).await?;
     let shown = Story::on(&bed, screen).tell().await;
     if shown.is_err() {
-        keep_report(&bed, screen).await;
+        keep_report(&bed, &cache, screen).await;
     }
     shown
 }
 
 /// Whoever wants to know why has all there is to know in a file; the error itself comes last.
-async fn keep_report(bed: &Bed, screen: &Screen) {
+async fn keep_report(bed: &Bed, cache: &Cache, screen: &Screen) {
     let about = report(bed).await;
-    let cache = &bed.site().foundation.cache;
     match cache.keep("demo-report.txt", about.as_bytes()) {
         Ok(file) => screen.bad(&format!("what it looked like: {}", file.display())),
         Err(error) => screen.bad(&format!("no report: {error:#}")),
@@ -117,13 +118,14 @@ async fn prepare(screen: &Screen) -> Result<std::sync::Arc<Foundation>> {
         .note("the agent, linked statically; a Debian kernel, busybox and the agent as initramfs");
     screen.note("the first time this compiles and downloads for some minutes");
     let began = Instant::now();
-    let foundation = Foundation::lay().await?;
+    let foundation = Foundation::lay()?;
+    let guests = foundation.guests().await?;
     screen.note("hostd and nicctl");
     let programs = foundation.programs().await?;
     let seconds = began.elapsed().as_secs_f64();
     screen.line(format_args!(
         "guest kernel {}, run by {}",
-        foundation.image.kernel_version, foundation.accelerator
+        guests.image.kernel_version, guests.accelerator
     ));
     screen.line(format_args!("nicctl is {}", programs.nicctl.display()));
     screen.line(format_args!("ready after {seconds:.1} s"));

@@ -2,7 +2,7 @@
 //! surprise would show nothing.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,7 +31,7 @@ pub(crate) struct Story<'a> {
 /// A container and the VM it is in.
 struct Place {
     name: &'static str,
-    vm: Arc<Vm>,
+    vm: Rc<Vm>,
     container: Container,
 }
 
@@ -54,7 +54,7 @@ impl<'a> Story<'a> {
 
     /// All of it, to the leak check.
     pub(crate) async fn tell(&self) -> Result<()> {
-        self.introduce();
+        self.introduce()?;
         let places = self.places().await?;
         let at_first = Census::of(self.bed, &places.all()).await?;
         let (web, db) = self.attach(&places).await?;
@@ -68,8 +68,8 @@ impl<'a> Story<'a> {
         self.nothing_left(&places, [at_first, with_nics]).await
     }
 
-    fn introduce(&self) {
-        let hostd = self.bed.hostd().socket();
+    fn introduce(&self) -> Result<()> {
+        let hostd = self.bed.hostd().socket()?;
         self.screen.line(format_args!(
             "network {NETWORK}: bridge {BRIDGE}, {SUBNET_V4} and {SUBNET_V6}"
         ));
@@ -77,6 +77,7 @@ impl<'a> Story<'a> {
             .line("each line with a $ is the command that does the same by hand, after");
         self.screen
             .command(&format!("export NICFERRY_SOCKET={}", hostd.display()));
+        Ok(())
     }
 
     async fn places(&self) -> Result<Places> {
@@ -112,11 +113,11 @@ impl<'a> Story<'a> {
         })
     }
 
-    async fn place(&self, name: &'static str, vm: &Arc<Vm>) -> Result<Place> {
+    async fn place(&self, name: &'static str, vm: &Rc<Vm>) -> Result<Place> {
         let container = vm.guest.make_container().await?;
         let place = Place {
             name,
-            vm: Arc::clone(vm),
+            vm: Rc::clone(vm),
             container,
         };
         self.screen.line(format_args!(
@@ -233,7 +234,12 @@ impl<'a> Story<'a> {
         let script = "while ip -brief link | grep -q NO-CARRIER; do usleep 20000; done; \
              ip -brief link && ip -brief address";
         let container = &place.container;
-        let output = place.vm.guest.run_in(&container.place(), script).await?;
+        let output = place
+            .vm
+            .guest
+            .shell()?
+            .run_in(&container.place(), script)
+            .await?;
         ensure!(
             output.status == 0,
             "`ip` fails in {}: {}",
@@ -272,7 +278,7 @@ impl Place {
     /// Pings three times; every answer must come.
     async fn ping(&self, address: IpAddr) -> Result<String> {
         let script = format!("ping -c 3 -W 5 {address}");
-        let guest = &self.vm.guest;
+        let guest = self.vm.guest.shell()?;
         let output = guest.run_in(&self.container.place(), &script).await?;
         let all = output.status == 0 && output.stdout.contains(" 0% packet loss");
         ensure!(

@@ -1,0 +1,116 @@
+//! The agent's process in a guest that keeps it running by a script; `image/agent.sh` is the other
+//! side.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
+use nic_model::NicId;
+
+use super::{SCRIPT_DEADLINE, Shell, succeed};
+use crate::guest::{AgentControl, HostileBytes};
+
+/// A shell's exit status of what `kill -9` has ended.
+const KILLED: i32 = 128 + 9;
+/// The guest's end of the agent's channel.
+const CHANNEL: &str = "/dev/virtio-ports/org.nicferry.agent.0";
+
+/// The agent of one guest.
+#[derive(Debug)]
+pub(super) struct ScriptedAgent {
+    shell: Arc<dyn Shell>,
+}
+
+impl ScriptedAgent {
+    pub(super) fn in_guest(shell: Arc<dyn Shell>) -> Self {
+        Self { shell }
+    }
+
+    async fn succeed(&self, script: &str) -> Result<String> {
+        succeed(self.shell.as_ref(), script).await
+    }
+
+    async fn signal(&self, before: &str, signal: &str) -> Result<()> {
+        // No process at all is fine: between two lives there is none.
+        let script =
+            format!("{before}[ ! -e /run/agent/pid ] || kill -{signal} $(cat /run/agent/pid)");
+        self.succeed(&script).await.map(drop)
+    }
+}
+
+#[async_trait(?Send)]
+impl AgentControl for ScriptedAgent {
+    async fn stop(&self) -> Result<()> {
+        self.signal("rm -f /run/agent/enabled; ", "KILL").await
+    }
+
+    async fn start(&self) -> Result<()> {
+        self.succeed("touch /run/agent/enabled").await.map(drop)
+    }
+
+    async fn kill(&self) -> Result<()> {
+        self.signal("", "KILL").await
+    }
+
+    async fn heed_failpoints(&self) -> Result<()> {
+        let told = "[ -e /run/agent/failpoints ]";
+        if self.shell.run(told, SCRIPT_DEADLINE).await?.status == 0 {
+            return Ok(());
+        }
+        self.signal("touch /run/agent/failpoints; ", "KILL").await?;
+        let heeded = "until grep -qs NICFERRY_FAILPOINT_FILE /proc/$(cat /run/agent/pid)/environ; \
+             do usleep 5000; done";
+        self.succeed(heeded).await.map(drop)
+    }
+
+    async fn die_at(&self, failpoint: &str) -> Result<()> {
+        let script = format!("rm -f /run/agent/ended; echo {failpoint} >/run/agent/failpoint");
+        self.succeed(&script).await.map(drop)
+    }
+
+    async fn died(&self) -> Result<()> {
+        let ended = "until [ -e /run/agent/ended ]; do usleep 5000; done; cat /run/agent/ended; \
+             ls /run/agent/failpoint 2>/dev/null || true";
+        let ended = self.succeed(ended).await;
+        let ended = ended.context("the agent has not come to its failpoint")?;
+        ensure!(
+            ended.trim_end() == KILLED.to_string(),
+            "the agent was to die at its failpoint, but: {ended}"
+        );
+        Ok(())
+    }
+
+    async fn stall(&self) -> Result<()> {
+        self.signal("", "STOP").await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.signal("", "CONT").await
+    }
+
+    async fn has_told_bound(&self, nic: &NicId) -> Result<bool> {
+        let since = "sed -n '/^a life begins$/h; /^a life begins$/!H; ${x;p}' /run/agent/log";
+        let log = self.succeed(since).await?;
+        let told = |line: &str| line.contains(nic.as_str()) && line.contains("phase=Bound");
+        Ok(log.lines().any(told))
+    }
+
+    async fn send(&self, bytes: HostileBytes) -> Result<()> {
+        let script = match bytes {
+            HostileBytes::Noise => format!("dd if=/dev/urandom of={CHANNEL} bs=4096 count=256"),
+            HostileBytes::Flood => {
+                format!("yes '{{\"type\":\"report\"}}' | head -c 1000000 >{CHANNEL}")
+            }
+            HostileBytes::HugeFrame => {
+                format!("printf '\\377\\377\\377\\377\\377\\377\\377\\377' >{CHANNEL}")
+            }
+        };
+        // The host may close the channel under it, which is its right.
+        self.shell.run(&script, SCRIPT_DEADLINE).await.map(drop)
+    }
+
+    async fn log(&self, lines: u32) -> Result<String> {
+        let script = format!("[ ! -e /run/agent/log ] || tail -n {lines} /run/agent/log");
+        self.succeed(&script).await
+    }
+}
