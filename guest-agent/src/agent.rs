@@ -485,9 +485,9 @@ impl<K: GuestKernel> Agent<K> {
                     nic.binding.complete(&action, Ok(()), Duration::ZERO);
                 }
                 _ => {
-                    self.pass(&action, StepSide::Before).await;
+                    self.pass(id, &action, StepSide::Before).await;
                     self.step(&action, &mut nic).await;
-                    self.pass(&action, StepSide::After).await;
+                    self.pass(id, &action, StepSide::After).await;
                 }
             }
         }
@@ -495,9 +495,9 @@ impl<K: GuestKernel> Agent<K> {
         self.nics.insert(id.clone(), nic);
     }
 
-    async fn pass(&self, action: &Action, side: StepSide) {
+    async fn pass(&self, nic: &NicId, action: &Action, side: StepSide) {
         if let Some(step) = action.step() {
-            self.guest.kernel.pass(step, side).await;
+            self.guest.kernel.pass(nic, step, side).await;
         }
     }
 

@@ -7,7 +7,7 @@
 
 use agent_protocol::BindStep;
 
-use crate::kernel::StepSide;
+use crate::kernel::{StepSide, step_name};
 
 /// Ends the process here if that is what the file asks for.
 pub(crate) fn hit(step: BindStep, side: StepSide) {
@@ -15,7 +15,7 @@ pub(crate) fn hit(step: BindStep, side: StepSide) {
         StepSide::Before => "before",
         StepSide::After => "after",
     };
-    let here = format!("{}.{side}", name(step));
+    let here = format!("{}.{side}", step_name(step));
     let Some(file) = std::env::var_os("NICFERRY_FAILPOINT_FILE") else {
         return;
     };
@@ -24,20 +24,5 @@ pub(crate) fn hit(step: BindStep, side: StepSide) {
         tracing::error!(failpoint = here, "dying at a failpoint");
         let this = rustix::process::getpid();
         let _never_fails = rustix::process::kill_process(this, rustix::process::Signal::KILL);
-    }
-}
-
-fn name(step: BindStep) -> &'static str {
-    match step {
-        BindStep::Hold => "hold",
-        BindStep::Enter => "enter",
-        BindStep::SetMtu => "set-mtu",
-        BindStep::SetAddresses => "set-addresses",
-        BindStep::SetUp => "set-up",
-        BindStep::SetRoutes => "set-routes",
-        BindStep::Lease => "lease",
-        BindStep::Announce => "announce",
-        BindStep::Verify => "verify",
-        BindStep::Release => "release",
     }
 }

@@ -33,3 +33,4 @@ pub use channel::Channel;
 pub use guest::EnterGuestError;
 pub use identity::IdentifyBy;
 pub use kernel::{ChannelKind, InvalidChannel};
+pub use task::Task;

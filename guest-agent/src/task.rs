@@ -4,10 +4,11 @@ use tokio::task::JoinHandle;
 
 /// A running task; dropping it ends it.
 #[derive(Debug)]
-pub(crate) struct Task(JoinHandle<()>);
+pub struct Task(JoinHandle<()>);
 
 impl Task {
-    pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+    /// Starts one on the runtime of the caller.
+    pub fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(work))
     }
 }

@@ -33,7 +33,7 @@ pub use linux_network::{
     RemoveAddressError, RouteView, SetLinkError, WatchLinksError,
 };
 use nic_model::{
-    BootId, IpNet, LinkName, MacAddr, NetnsInode, NetnsName, PciPath, ProcessStart, Route,
+    BootId, IpNet, LinkName, MacAddr, NetnsInode, NetnsName, NicId, PciPath, ProcessStart, Route,
 };
 
 pub use crate::lease::{FIRST_LEASE_DEADLINE, LeaseLink, LeaseReporter};
@@ -138,7 +138,12 @@ pub trait GuestKernel: Clone + fmt::Debug + Send + Sync + 'static {
 
     /// The agent comes by a step. Here a simulated kernel may hold the agent up or end it; a real
     /// one does nothing but in builds with failpoints.
-    fn pass(&self, _step: BindStep, _side: StepSide) -> impl Future<Output = ()> + Send {
+    fn pass(
+        &self,
+        _nic: &NicId,
+        _step: BindStep,
+        _side: StepSide,
+    ) -> impl Future<Output = ()> + Send {
         future::ready(())
     }
 }
@@ -290,4 +295,21 @@ pub enum StepSide {
     Before,
     /// It is over, well or not, and the host has not been told.
     After,
+}
+
+/// The name of a step at which a test can have the agent fail, such as `set-up`.
+#[must_use]
+pub fn step_name(step: BindStep) -> &'static str {
+    match step {
+        BindStep::Hold => "hold",
+        BindStep::Enter => "enter",
+        BindStep::SetMtu => "set-mtu",
+        BindStep::SetAddresses => "set-addresses",
+        BindStep::SetUp => "set-up",
+        BindStep::SetRoutes => "set-routes",
+        BindStep::Lease => "lease",
+        BindStep::Announce => "announce",
+        BindStep::Verify => "verify",
+        BindStep::Release => "release",
+    }
 }

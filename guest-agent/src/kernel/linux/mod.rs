@@ -129,7 +129,12 @@ impl GuestKernel for LinuxKernel {
     }
 
     #[cfg(feature = "failpoints")]
-    async fn pass(&self, step: agent_protocol::BindStep, side: super::StepSide) {
+    async fn pass(
+        &self,
+        _nic: &nic_model::NicId,
+        step: agent_protocol::BindStep,
+        side: super::StepSide,
+    ) {
         crate::failpoint::hit(step, side);
     }
 }

@@ -1,0 +1,248 @@
+//! What all handles of a guest share, and the task that gives its kernel the time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
+use std::time::Duration;
+
+use guest_agent::kernel::Errno;
+use guest_agent::{Channel, IdentifyBy, Settings, Task};
+use misbehaviour::Effect;
+use nic_model::{NicId, PciPath};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::linux::FakeKernel;
+use super::port::Port;
+use super::{GuestOptions, GuestSignal, NicPlug, Segment};
+use crate::kernel::{Kernel, Output, Phase, ProcessKey, SubscriptionId};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) options: GuestOptions,
+    pub(super) port: Port,
+    origin: Instant,
+    /// Something is due earlier than the driver knows.
+    rearm: Notify,
+    signals: mpsc::Sender<GuestSignal>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    kernel: Kernel,
+    /// What the driver waits for.
+    armed: Option<Duration>,
+    agent: Option<Task>,
+    /// What the next request of the agent fails with.
+    pub(super) failing: Option<Errno>,
+    /// Whether it dies when its step is over.
+    pub(super) crash_after_step: bool,
+    pub(super) readers: BTreeMap<SubscriptionId, Waker>,
+    pub(super) exits: BTreeMap<ProcessKey, Arc<Notify>>,
+    pub(super) names_gone: u64,
+    pub(super) name_reader: Option<Waker>,
+    plugs: BTreeMap<PciPath, (Option<NicId>, Option<Segment>)>,
+}
+
+impl Inner {
+    pub(super) fn new(
+        options: GuestOptions,
+        kernel: Kernel,
+        signals: mpsc::Sender<GuestSignal>,
+    ) -> Self {
+        Self {
+            options,
+            port: Port::default(),
+            origin: Instant::now(),
+            rearm: Notify::new(),
+            signals,
+            state: Mutex::new(State {
+                kernel,
+                armed: None,
+                agent: None,
+                failing: None,
+                crash_after_step: false,
+                readers: BTreeMap::new(),
+                exits: BTreeMap::new(),
+                names_gone: 0,
+                name_reader: None,
+                plugs: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// Wakes the kernel whenever something is due, for as long as the guest exists.
+    pub(super) async fn drive(guest: Weak<Self>) {
+        while let Some(inner) = guest.upgrade() {
+            let deadline = inner.state().armed.map(|at| inner.origin + at);
+            let due = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = inner.rearm.notified() => {}
+                () = due => inner.with(|_kernel| {}),
+            }
+        }
+    }
+
+    /// Does something to the kernel at the present time, and what follows from it.
+    pub(super) fn with<T>(self: &Arc<Self>, work: impl FnOnce(&mut Kernel) -> T) -> T {
+        self.with_state(|state| work(&mut state.kernel))
+    }
+
+    pub(super) fn with_state<T>(self: &Arc<Self>, work: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        state.kernel.advance(self.origin.elapsed());
+        let result = work(&mut state);
+        for output in state.kernel.take_outputs() {
+            self.follow(&mut state, output);
+        }
+        let deadline = state.kernel.deadline();
+        if state.armed != deadline {
+            state.armed = deadline;
+            self.rearm.notify_one();
+        }
+        result
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(self: &Arc<Self>, state: &mut State, output: Output) {
+        match output {
+            Output::Ejected(path) => {
+                state.plugs.remove(&path);
+                self.signal(GuestSignal::Ejected(path));
+            }
+            Output::Refused(path) => self.signal(GuestSignal::Refused(path)),
+            Output::Phase(Phase::Up) => self.start(state, Duration::ZERO),
+            Output::Phase(Phase::Off) => {
+                state.end();
+                self.port.unplug();
+            }
+            Output::Phase(Phase::Firmware) => state.end(),
+            Output::Phase(Phase::NoHotplug | Phase::NoAgent) => {}
+            Output::LinkEvents(id) => state.readers.remove(&id).into_iter().for_each(Waker::wake),
+            Output::ProcessEnded(key) => {
+                let exit = state.exits.remove(&key);
+                exit.iter().for_each(|exit| exit.notify_waiters());
+            }
+            Output::NameGone => {
+                state.names_gone += 1;
+                state.name_reader.take().into_iter().for_each(Waker::wake);
+            }
+        }
+    }
+
+    /// One that finds the receiver full is lost, as an interrupt that nobody serves.
+    fn signal(&self, signal: GuestSignal) {
+        if let Err(error) = self.signals.try_send(signal) {
+            tracing::warn!(vm = %self.options.vm, %error, "a signal is lost");
+        }
+    }
+
+    /// What is to go wrong with an operation in this guest.
+    pub(super) fn consult(&self, operation: &str, nic: Option<&NicId>) -> Option<Effect> {
+        let rules = self.options.rules.as_ref()?;
+        rules.consult(operation, &self.options.vm, nic)
+    }
+
+    /// Powers the kernel on or resets it, or has rules see to it that this goes wrong.
+    pub(super) fn boot(self: &Arc<Self>, how: impl FnOnce(&mut Kernel)) {
+        let effect = self.consult("guest.boot", None);
+        let longer = match &effect {
+            Some(Effect::Delay(span)) => span.0,
+            _ => Duration::ZERO,
+        };
+        self.with(|kernel| {
+            let usual = kernel.settings_mut().boot.firmware;
+            kernel.settings_mut().boot.firmware = usual + longer;
+            how(kernel);
+            kernel.settings_mut().boot.firmware = usual;
+            match effect {
+                None | Some(Effect::Delay(_)) => {}
+                Some(_) => kernel.hang(),
+            }
+        });
+    }
+
+    /// The guest resets itself, and its hypervisor sees that.
+    pub(super) fn reset_itself(self: &Arc<Self>) {
+        self.signal(GuestSignal::Reset);
+        self.boot(Kernel::reset);
+    }
+
+    /// Starts the agent after a pause, in place of one that runs.
+    pub(super) fn start(self: &Arc<Self>, state: &mut State, pause: Duration) {
+        let kernel = FakeKernel::new(self.clone(), state.kernel.life());
+        state.agent = Some(Task::spawn(run_agent(kernel, pause)));
+    }
+
+    pub(super) fn remember(&self, plug: NicPlug) {
+        let known = (plug.nic, plug.segment);
+        self.state().plugs.insert(plug.path, known);
+    }
+
+    pub(super) fn forget(&self, path: &PciPath) {
+        self.state().plugs.remove(path);
+    }
+
+    pub(super) fn nic_at(&self, path: &PciPath) -> Option<NicId> {
+        self.state().plugs.get(path)?.0.clone()
+    }
+
+    pub(super) fn segment_at(&self, path: &PciPath) -> Option<Segment> {
+        self.state().plugs.get(path)?.1.clone()
+    }
+}
+
+impl State {
+    pub(super) fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Ends the agent, as `kill -9` does.
+    pub(super) fn end_agent(&mut self) {
+        self.agent = None;
+        self.failing = None;
+        self.crash_after_step = false;
+    }
+
+    pub(super) fn take_crash(&mut self) -> bool {
+        std::mem::take(&mut self.crash_after_step)
+    }
+
+    /// Nothing of what ran runs any more.
+    fn end(&mut self) {
+        self.end_agent();
+        self.readers.clear();
+        self.exits.clear();
+        self.name_reader = None;
+    }
+}
+
+/// The agent as its service manager runs it: always again.
+async fn run_agent(kernel: FakeKernel, pause: Duration) {
+    if !pause.is_zero() {
+        sleep(pause).await;
+    }
+    loop {
+        let options = kernel.options();
+        let settings = Settings {
+            identify_by: IdentifyBy::Path,
+            holding: options.holding.clone(),
+        };
+        let channel = Channel::over(kernel.listen());
+        if let Err(error) = guest_agent::run_in(kernel.clone(), channel, settings).await {
+            tracing::warn!(vm = %options.vm, %error, "the agent has ended");
+        }
+        sleep(options.restart).await;
+    }
+}
