@@ -116,7 +116,7 @@ impl Kernel {
         if self.name_in(netns, name.as_str()) {
             return Err(Errno::EXIST);
         }
-        let (kind, mtu) = (LinkKind::Software, ETHERNET_MTU);
+        let (kind, mtu) = (LinkKind::Software, LARGEST_MTU);
         let link = self.insert(netns, name.clone(), mac, kind, mtu);
         let link = self.links.get(&link).ok_or(Errno::NODEV)?;
         Ok(LinkIndex(link.index))

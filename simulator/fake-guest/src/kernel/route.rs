@@ -117,16 +117,22 @@ impl Kernel {
             metric => metric,
         };
         if let Some(gateway) = kept.gateway
-            && (gateway.is_multicast() || self.is_own(netns, gateway))
+            && (gateway.is_multicast() || self.is_not_a_neighbour(netns, gateway))
         {
             return Err(Errno::INVAL);
         }
         Ok(kept)
     }
 
-    /// Whether a link of the namespace has the address.
-    fn is_own(&self, netns: NetnsInode, address: IpAddr) -> bool {
-        let mut links = self.links.values().filter(|link| link.netns == netns);
-        links.any(|link| link.addresses.iter().any(|own| own.addr() == address))
+    /// Whether the address is one of the namespace's own, or means all of a subnet.
+    fn is_not_a_neighbour(&self, netns: NetnsInode, address: IpAddr) -> bool {
+        let is_own = |own: &IpNet| own.addr() == address;
+        let means_all = |own: &IpNet| match own {
+            IpNet::V4(own) => own.prefix_len() < 31 && address == own.broadcast(),
+            IpNet::V6(_) => false,
+        };
+        let links = self.links.values().filter(|link| link.netns == netns);
+        let mut addresses = links.flat_map(|link| &link.addresses);
+        addresses.any(|own| is_own(own) || means_all(own))
     }
 }

@@ -11,9 +11,11 @@ use crate::step::{Seen, Step, System};
 
 pub(crate) struct Real {
     spaces: Vec<(Netns, Netlink)>,
+    /// Keeps the other ends of the links, up, so that those have carrier.
+    _peers: Netns,
 }
 
-/// What both systems begin with. Dummy links answer to all that is asked here as virtio-net does.
+/// What both systems begin with. A veth answers to all that is asked here as virtio-net does.
 pub(crate) const LINKS: [(usize, &str, &str); 3] = [
     (0, "one", "52:54:00:00:00:01"),
     (0, "two", "52:54:00:00:00:02"),
@@ -28,15 +30,25 @@ impl Real {
             let netlink = Netlink::connect(&netns).await.unwrap();
             spaces.push((netns, netlink));
         }
-        for (space, name, mac) in LINKS {
-            let arguments = ["link", "add", name, "address", mac, "type", "dummy"];
-            let made = spaces[space]
-                .0
-                .run("ip", move || Command::new("ip").args(arguments).output());
-            let output = made.await.unwrap().unwrap();
-            assert!(output.status.success(), "{output:?}");
+        let peers = Netns::unnamed().unwrap();
+        for (number, (space, name, mac)) in (2..).zip(LINKS) {
+            let (own, peer) = (&spaces[space].0, format!("peer{number}"));
+            // The far end comes with a number, so that the near end gets the first one.
+            let far = format!("link add {peer} index {} type veth", 100 + number);
+            ip(own, &format!("{far} peer name {name} address {mac}")).await;
+            let far = spaces[space].1.link_by_name(&peer.parse().unwrap()).await;
+            let gone = LinkChange {
+                move_to: Some(&peers),
+                admin: Some(AdminState::Up),
+                ..LinkChange::default()
+            };
+            let far = far.unwrap().unwrap().index;
+            spaces[space].1.set_link(far, gone).await.unwrap();
         }
-        Self { spaces }
+        Self {
+            spaces,
+            _peers: peers,
+        }
     }
 
     async fn index(&self, space: usize, name: &str) -> LinkIndex {
@@ -140,6 +152,13 @@ impl Real {
             other => panic!("{other}"),
         })
     }
+}
+
+async fn ip(netns: &Netns, arguments: &str) {
+    let words: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+    let run = netns.run("ip", move || Command::new("ip").args(words).output());
+    let output = run.await.unwrap().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
 pub(crate) fn admin(up: bool) -> AdminState {
