@@ -78,11 +78,12 @@ impl FakeRtnetlink {
     }
 
     /// Does one request, or fails it as rules want.
-    fn request<T>(
+    async fn request<T>(
         &self,
         work: impl FnOnce(&mut Kernel, NetnsInode) -> Answer<T>,
     ) -> Result<T, NetlinkError> {
         let kernel = self.netns.kernel();
+        kernel.running().await;
         let answer = match kernel.take_failure() {
             Some(errno) => Err(errno),
             None => kernel
@@ -101,11 +102,13 @@ impl Rtnetlink for FakeRtnetlink {
 
     async fn links(&self) -> Result<Vec<LinkView>, ListLinksError> {
         self.request(|kernel, netns| Ok(kernel.links(netns)))
+            .await
             .map_err(|cause| ListLinksError { cause })
     }
 
     async fn link(&self, index: LinkIndex) -> Result<Option<LinkView>, GetLinkError> {
         self.request(|kernel, netns| Ok(kernel.link(netns, index)))
+            .await
             .map_err(|cause| GetLinkError {
                 link: index.to_string(),
                 cause,
@@ -114,6 +117,7 @@ impl Rtnetlink for FakeRtnetlink {
 
     async fn link_by_name(&self, name: &LinkName) -> Result<Option<LinkView>, GetLinkError> {
         self.request(|kernel, netns| Ok(kernel.link_by_name(netns, name)))
+            .await
             .map_err(|cause| GetLinkError {
                 link: name.to_string(),
                 cause,
@@ -135,11 +139,13 @@ impl Rtnetlink for FakeRtnetlink {
             admin: change.admin,
         };
         self.request(|kernel, netns| kernel.set_link(netns, index, &change))
+            .await
             .map_err(|cause| SetLinkError { index, cause })
     }
 
     async fn addresses(&self, index: LinkIndex) -> Result<Vec<AddressView>, ListAddressesError> {
         self.request(|kernel, netns| Ok(kernel.addresses(netns, index)))
+            .await
             .map_err(|cause| ListAddressesError { index, cause })
     }
 
@@ -150,6 +156,7 @@ impl Rtnetlink for FakeRtnetlink {
         _detection: DuplicateDetection,
     ) -> Result<(), AddAddressError> {
         self.request(|kernel, netns| kernel.add_address(netns, index, address))
+            .await
             .map_err(|cause| AddAddressError {
                 index,
                 address,
@@ -162,7 +169,10 @@ impl Rtnetlink for FakeRtnetlink {
         index: LinkIndex,
         address: IpNet,
     ) -> Result<(), RemoveAddressError> {
-        match self.request(|kernel, netns| kernel.remove_address(netns, index, address)) {
+        match self
+            .request(|kernel, netns| kernel.remove_address(netns, index, address))
+            .await
+        {
             Err(error) if error.errno() == Some(Errno::ADDRNOTAVAIL) => Ok(()),
             done => done.map_err(|cause| RemoveAddressError {
                 index,
@@ -174,11 +184,13 @@ impl Rtnetlink for FakeRtnetlink {
 
     async fn routes(&self, index: LinkIndex) -> Result<Vec<RouteView>, ListRoutesError> {
         self.request(|kernel, netns| Ok(kernel.routes(netns, index)))
+            .await
             .map_err(|cause| ListRoutesError { index, cause })
     }
 
     async fn add_route(&self, index: LinkIndex, route: &Route) -> Result<(), AddRouteError> {
         self.request(|kernel, netns| kernel.add_route(netns, index, route))
+            .await
             .map_err(|cause| AddRouteError {
                 index,
                 destination: route.destination,

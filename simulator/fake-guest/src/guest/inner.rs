@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::linux::FakeKernel;
-use super::port::Port;
+use super::port::{Port, Stalled};
 use super::{GuestOptions, GuestSignal, NicPlug, Segment};
 use crate::kernel::{Kernel, Output, Phase, ProcessKey, SubscriptionId};
 
@@ -25,6 +25,7 @@ pub(super) struct Inner {
     origin: Instant,
     /// Something is due earlier than the driver knows.
     rearm: Notify,
+    resumed: Notify,
     signals: mpsc::Sender<GuestSignal>,
     state: Mutex<State>,
 }
@@ -34,6 +35,10 @@ pub(super) struct State {
     kernel: Kernel,
     /// What the driver waits for.
     armed: Option<Duration>,
+    /// Since when the virtual CPUs stand still.
+    paused_at: Option<Instant>,
+    /// How long they have stood still before.
+    stood_still: Duration,
     agent: Option<Task>,
     /// What the next request of the agent fails with.
     pub(super) failing: Option<Errno>,
@@ -57,10 +62,13 @@ impl Inner {
             port: Port::default(),
             origin: Instant::now(),
             rearm: Notify::new(),
+            resumed: Notify::new(),
             signals,
             state: Mutex::new(State {
                 kernel,
                 armed: None,
+                paused_at: None,
+                stood_still: Duration::ZERO,
                 agent: None,
                 failing: None,
                 crash_after_step: false,
@@ -76,7 +84,7 @@ impl Inner {
     /// Wakes the kernel whenever something is due, for as long as the guest exists.
     pub(super) async fn drive(guest: Weak<Self>) {
         while let Some(inner) = guest.upgrade() {
-            let deadline = inner.state().armed.map(|at| inner.origin + at);
+            let deadline = inner.next_wake();
             let due = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
@@ -98,7 +106,8 @@ impl Inner {
 
     pub(super) fn with_state<T>(self: &Arc<Self>, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
-        state.kernel.advance(self.origin.elapsed());
+        let uptime = self.uptime(&state);
+        state.kernel.advance(uptime);
         let result = work(&mut state);
         for output in state.kernel.take_outputs() {
             self.follow(&mut state, output);
@@ -109,6 +118,14 @@ impl Inner {
             self.rearm.notify_one();
         }
         result
+    }
+
+    /// When something is due in the guest; never while its CPUs stand still.
+    fn next_wake(&self) -> Option<Instant> {
+        let state = self.state();
+        let runs = state.paused_at.is_none();
+        let due = state.armed.filter(|_| runs)?;
+        Some(self.origin + state.stood_still + due)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,6 +139,8 @@ impl Inner {
                 self.signal(GuestSignal::Ejected(path));
             }
             Output::Refused(path) => self.signal(GuestSignal::Refused(path)),
+            Output::SlotBusy(path) => self.signal(GuestSignal::SlotBusy(path)),
+            Output::SlotOn(path) => self.signal(GuestSignal::SlotOn(path)),
             Output::Phase(Phase::Up) => self.start(state, Duration::ZERO),
             Output::Phase(Phase::Off) => {
                 state.end();
@@ -173,10 +192,59 @@ impl Inner {
         });
     }
 
-    /// The guest resets itself, and its hypervisor sees that.
+    /// The guest asks its hypervisor for a reset, as a keyboard controller does.
     pub(super) fn reset_itself(self: &Arc<Self>) {
+        self.with(Kernel::hang);
         self.signal(GuestSignal::Reset);
-        self.boot(Kernel::reset);
+    }
+
+    pub(super) fn panic(self: &Arc<Self>) {
+        self.with(Kernel::hang);
+        self.signal(GuestSignal::Panicked);
+    }
+
+    pub(super) fn shut_down(self: &Arc<Self>) {
+        let runs = self.with(|kernel| kernel.phase() >= Phase::NoHotplug);
+        if runs {
+            self.with(Kernel::power_off);
+            self.signal(GuestSignal::PowerOff);
+        }
+    }
+
+    /// Time stands still in the guest, and nobody in it gets an answer.
+    pub(super) fn pause(self: &Arc<Self>) {
+        self.with_state(|state| state.paused_at = state.paused_at.or(Some(Instant::now())));
+        self.port.stall(Stalled::Yes);
+        self.rearm.notify_one();
+    }
+
+    pub(super) fn resume(self: &Arc<Self>) {
+        let mut state = self.state();
+        if let Some(at) = state.paused_at.take() {
+            state.stood_still += at.elapsed();
+        }
+        drop(state);
+        self.resumed.notify_waiters();
+        self.port.stall(Stalled::No);
+        self.rearm.notify_one();
+    }
+
+    /// Waits while the virtual CPUs stand still.
+    pub(super) async fn running(&self) {
+        loop {
+            let resumed = self.resumed.notified();
+            if self.state().paused_at.is_none() {
+                return;
+            }
+            resumed.await;
+        }
+    }
+
+    /// How long the virtual CPUs have run.
+    fn uptime(&self, state: &State) -> Duration {
+        let now = state.paused_at.unwrap_or_else(Instant::now);
+        now.duration_since(self.origin)
+            .saturating_sub(state.stood_still)
     }
 
     /// Starts the agent after a pause, in place of one that runs.

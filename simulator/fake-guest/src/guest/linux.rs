@@ -65,6 +65,11 @@ impl FakeKernel {
         })
     }
 
+    /// Waits while the guest's virtual CPUs stand still.
+    pub(super) async fn running(&self) {
+        self.guest.running().await;
+    }
+
     pub(super) fn consult(&self, operation: &str, nic: Option<&NicId>) -> Option<Effect> {
         self.guest.consult(operation, nic)
     }
@@ -211,6 +216,7 @@ impl GuestKernel for FakeKernel {
     /// One rule decides about a whole step: it is asked before, and what it wants after is kept
     /// until then.
     async fn pass(&self, nic: &NicId, step: BindStep, side: StepSide) {
+        self.running().await;
         if !self.has_rules() {
             return;
         }

@@ -53,17 +53,22 @@ pub struct GuestOptions {
 }
 
 impl GuestOptions {
-    /// A guest that does as it is told, and whose agent keeps links in `holding`.
+    /// A guest that does as it is told, with an agent as its unit file starts it.
     #[must_use]
-    pub fn new(vm: VmId, holding: NetnsName) -> Self {
+    pub fn new(vm: VmId) -> Self {
         Self {
             vm,
             kernel: KernelSettings::default(),
-            holding,
+            holding: usual_holding(),
             restart: Duration::from_millis(100),
             rules: None,
         }
     }
+}
+
+fn usual_holding() -> NetnsName {
+    let name = "nicferry-holding".parse();
+    name.expect("it is letters and a hyphen")
 }
 
 /// What a guest tells its hypervisor.
@@ -73,8 +78,16 @@ pub enum GuestSignal {
     Ejected(PciPath),
     /// It refuses to let go of the device there.
     Refused(PciPath),
-    /// It resets itself.
+    /// It resets itself: nothing runs in it until the hypervisor does so.
     Reset,
+    /// The native driver of the slot there blinks: requests to unplug are refused meanwhile.
+    SlotBusy(PciPath),
+    /// It is done with the slot, which has power.
+    SlotOn(PciPath),
+    /// Its kernel has panicked: nothing runs in it until a reset.
+    Panicked,
+    /// It has switched itself off.
+    PowerOff,
 }
 
 /// A NIC as the hypervisor plugs it.
@@ -130,6 +143,21 @@ impl FakeGuest {
     /// first.
     pub fn reset(&self) {
         self.inner.boot(Kernel::reset);
+    }
+
+    /// Its virtual CPUs stand still: whatever is under way in it waits.
+    pub fn pause(&self) {
+        self.inner.pause();
+    }
+
+    /// They run again.
+    pub fn resume(&self) {
+        self.inner.resume();
+    }
+
+    /// Somebody presses the power button: a running system shuts down, and nothing else hears it.
+    pub fn press_power_button(&self) {
+        self.inner.shut_down();
     }
 
     /// Plugs a device in, or has rules see to it that it goes wrong.
@@ -203,7 +231,7 @@ impl FakeGuest {
                 self.inner.with(|kernel| kernel.eject_later(path, later.0));
             }
             Some(Effect::Reset) => self.inner.reset_itself(),
-            Some(Effect::Crash(_)) => self.inner.with(Kernel::hang),
+            Some(Effect::Crash(_)) => self.inner.panic(),
             _ => {}
         }
     }

@@ -33,6 +33,18 @@ struct Lanes {
     host: Option<u64>,
     guest: Option<u64>,
     openings: u64,
+    /// Whether the guest reads and writes nothing, because its CPUs stand still.
+    stalled: Stalled,
+}
+
+/// Whether nothing moves at the guest's end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Stalled {
+    /// It does.
+    #[default]
+    No,
+    /// Nothing does.
+    Yes,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +78,14 @@ impl Port {
     /// Opens the guest's end.
     pub(super) fn listen(&self) -> PortEnd {
         self.open(Whose::Guest)
+    }
+
+    /// Lets bytes wait at the guest's end, or go on.
+    pub(super) fn stall(&self, stalled: Stalled) {
+        let mut lanes = self.lanes();
+        lanes.stalled = stalled;
+        lanes.to_guest.wake();
+        lanes.to_host.wake();
     }
 
     /// The machine is gone, and both ends with it.
@@ -104,6 +124,10 @@ impl Lanes {
             Whose::Host => &mut self.host,
             Whose::Guest => &mut self.guest,
         }
+    }
+
+    fn waits(&self, whose: Whose) -> bool {
+        whose == Whose::Guest && self.stalled == Stalled::Yes
     }
 
     fn incoming(&mut self, whose: Whose) -> &mut Lane {
@@ -147,8 +171,9 @@ impl AsyncRead for PortEnd {
         if *lanes.holder(self.whose) != Some(self.number) {
             return Poll::Ready(Ok(()));
         }
+        let waits = lanes.waits(self.whose);
         let lane = lanes.incoming(self.whose);
-        if lane.bytes.is_empty() {
+        if waits || lane.bytes.is_empty() {
             lane.reader = Some(context.waker().clone());
             return Poll::Pending;
         }
@@ -177,7 +202,8 @@ impl AsyncWrite for PortEnd {
         if *lanes.holder(self.whose) != Some(self.number) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let waits = self.whose == Whose::Guest && lanes.host.is_none();
+        let nobody_reads = self.whose == Whose::Guest && lanes.host.is_none();
+        let waits = nobody_reads || lanes.waits(self.whose);
         let lane = lanes.outgoing(self.whose);
         let room = ROOM - lane.bytes.len();
         if waits || room == 0 {

@@ -9,6 +9,13 @@ use nic_model::{NicId, VmId};
 #[derive(Debug, Clone)]
 pub struct SharedRules(Arc<Mutex<Rulebook>>);
 
+/// A rulebook that others ask as well.
+impl From<Arc<Mutex<Rulebook>>> for SharedRules {
+    fn from(book: Arc<Mutex<Rulebook>>) -> Self {
+        Self(book)
+    }
+}
+
 impl SharedRules {
     /// Shares a rulebook.
     #[must_use]

@@ -127,10 +127,14 @@ impl Kernel {
             }
             (Unplug::Native, UnplugState::NotAsked) => {
                 let timer = Timer::PowerDown(path.clone(), number);
+                self.outputs.push(Output::SlotBusy(path.clone()));
                 self.after(BUTTON.saturating_add(late), timer);
             }
             // The button was pressed again.
-            (Unplug::Native, UnplugState::Asked) => self.forget_request(path),
+            (Unplug::Native, UnplugState::Asked) => {
+                self.forget_request(path);
+                self.outputs.push(Output::SlotOn(path.clone()));
+            }
         }
     }
 

@@ -69,6 +69,10 @@ pub enum Output {
     Ejected(PciPath),
     /// It will not let go of the device there.
     Refused(PciPath),
+    /// Its native driver is at work on the slot there: the power indicator blinks.
+    SlotBusy(PciPath),
+    /// Its native driver is done with the slot there, which has power.
+    SlotOn(PciPath),
     /// It has come so far.
     Phase(Phase),
     /// There is something to read for this listener.

@@ -46,7 +46,7 @@ impl World {
         let options = GuestOptions {
             kernel,
             rules: Some(rules.clone()),
-            ..GuestOptions::new("vm1".parse().unwrap(), name("nicferry-holding"))
+            ..GuestOptions::new("vm1".parse().unwrap())
         };
         let (guest, signals) = FakeGuest::new(options);
         guest.power_on();
