@@ -136,6 +136,12 @@ impl Daemon {
         }
     }
 
+    /// Who hears of the end of its tasks.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
     /// Waits until a task is no more that hostd does not go on without.
     pub async fn failed(&self) -> TaskEnded {
         self.supervisor.first_end().await
