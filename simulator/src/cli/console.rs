@@ -4,6 +4,8 @@
 use std::fmt::Display;
 use std::io::Write;
 
+use simulator::netns::{CloudName, State};
+
 pub(crate) fn say(line: impl Display) {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")
@@ -13,4 +15,53 @@ pub(crate) fn say(line: impl Display) {
 
 pub(crate) fn complain(line: impl Display) {
     writeln!(std::io::stderr().lock(), "{line}").unwrap_or_default();
+}
+
+/// What runs, for a person: where it is, and what to try.
+pub(crate) fn introduce(state: &State, name: &CloudName) {
+    let vms: Vec<_> = state.vms.iter().map(|vm| vm.id.to_string()).collect();
+    say(format_args!(
+        "ready after {:.0} ms: {}",
+        state.ready_after_ms,
+        vms.join(", ")
+    ));
+    for host in &state.hosts {
+        say(format_args!(
+            "  {:<10} {}",
+            host.name,
+            host.socket.display()
+        ));
+    }
+    for vm in &state.vms {
+        say(format_args!("  {:<10} {}", vm.id, vm.qmp.display()));
+    }
+    say(format_args!(
+        "  {:<10} {}",
+        "orders",
+        state.control.display()
+    ));
+    if let Some(url) = &state.url {
+        say(format_args!("  {:<10} {url}", ""));
+    }
+    let (Some(host), Some(vm)) = (state.hosts.first(), state.vms.first()) else {
+        return;
+    };
+    let named = match name.as_str() {
+        "default" => String::new(),
+        name => format!(" --name {name}"),
+    };
+    let socket = host.socket.display();
+    say("\nin another terminal:");
+    say(format_args!(
+        "  nicctl --socket {socket} nic create --network blue --attach {} --target netns:web",
+        vm.id
+    ));
+    say(format_args!(
+        "  simulator exec{named} {}/web -- ip address",
+        vm.id
+    ));
+    say(format_args!(
+        "  simulator rules{named} add stubborn --at guest.unplug --effect refuse --vm {}",
+        vm.id
+    ));
 }

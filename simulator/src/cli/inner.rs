@@ -68,15 +68,8 @@ impl Machine {
 impl Guest {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         log();
-        netns::guest::run(&Site::at(self.directory.clone()), &self.vm, &self.boot_id)?;
+        netns::run_guest(&Site::at(self.directory.clone()), &self.vm, &self.boot_id)?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Container {
-    #[expect(clippy::unused_self, reason = "like its sisters")]
-    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        netns::run_container()
     }
 }
 

@@ -4,13 +4,17 @@
 //! times over, so that all of it is one file to copy.
 
 mod console;
+mod exec;
 mod inner;
+mod orders;
+mod rules;
+mod tcp;
 mod up;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use simulator::netns::CloudName;
+use simulator::netns::{CloudName, ControlClient, Site, State};
 
 /// A cloud and its hypervisors on a laptop.
 #[derive(Debug, Parser)]
@@ -23,7 +27,29 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Starts a cloud of this machine's own processes, and keeps it running
-    Up(up::Arguments),
+    Up(up::Up),
+    /// Starts a cloud from a snapshot, and keeps it running
+    Restore(up::Restore),
+    /// Ends a cloud
+    Down(orders::Down),
+    /// Makes a cloud as it was at first
+    Reset(orders::Reset),
+    /// Shows a cloud: its VMs, what goes wrong in it, what has happened
+    Status(orders::Show),
+    /// Writes all there is to make a cloud anew into a file
+    Snapshot(orders::Snapshot),
+    /// Runs a program in a VM or one of its containers, with this terminal
+    Exec(exec::Exec),
+    /// What goes wrong: adds, lists and removes rules
+    Rules(rules::Rules),
+    /// How fast a transition goes
+    Pace(rules::SetPace),
+    /// The clock of the simulated hardware
+    Clock(orders::Clock),
+    /// Does the transition of a VM that has waited longest to be told
+    Step(orders::Step),
+    /// Switches a VM on or off, or resets it
+    Vm(orders::Vm),
     #[command(hide = true)]
     Sandbox(inner::Sandbox),
     #[command(hide = true)]
@@ -42,13 +68,34 @@ pub(crate) struct Which {
     name: CloudName,
 }
 
+impl Which {
+    fn site(&self) -> Site {
+        Site::of(&self.name)
+    }
+
+    fn control(&self) -> anyhow::Result<ControlClient> {
+        Ok(ControlClient::new(State::read(&self.site())?.control))
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let done = match &arguments.command {
-        Command::Up(arguments) => up::run(arguments),
+        Command::Up(arguments) => arguments.run(),
+        Command::Restore(arguments) => arguments.run(),
+        Command::Down(arguments) => finish(arguments.run()),
+        Command::Reset(arguments) => finish(arguments.run()),
+        Command::Status(arguments) => finish(arguments.run()),
+        Command::Snapshot(arguments) => finish(arguments.run()),
+        Command::Exec(arguments) => arguments.run(),
+        Command::Rules(arguments) => finish(arguments.run()),
+        Command::Pace(arguments) => finish(arguments.run()),
+        Command::Clock(arguments) => finish(arguments.run()),
+        Command::Step(arguments) => finish(arguments.run()),
+        Command::Vm(arguments) => finish(arguments.run()),
         Command::Sandbox(arguments) => arguments.run(),
         Command::Machine(arguments) => arguments.run(),
         Command::Guest(arguments) => arguments.run(),
-        Command::Container(arguments) => arguments.run(),
+        Command::Container(_) => simulator::netns::run_container(),
     };
     match done {
         Ok(code) => code,
@@ -56,5 +103,22 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             console::complain(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs what waits for others, on one thread.
+fn finish(order: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build()?;
+    runtime.block_on(order).map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
     }
 }

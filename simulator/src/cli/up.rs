@@ -1,28 +1,55 @@
-//! `simulator up`: a cloud that runs until it is told to stop.
+//! `simulator up` and `simulator restore`: a cloud that runs until it is told to stop.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use misbehaviour::Script;
-use simulator::netns::{Frames, Plan, Programs, Site, Topology, launch};
+use anyhow::Context;
+use misbehaviour::{Rulebook, Script};
+use simulator::netns::{
+    ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, launch,
+};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Which, console};
+use super::{Which, console, tcp};
 
-/// What the cloud is to be like.
+/// What a cloud is to be like.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct Up {
     #[command(flatten)]
-    which: Which,
+    running: Running,
     /// What there is to be: hosts, VMs, containers, networks, limits (TOML)
     topology: Option<PathBuf>,
     /// How many VMs there are, where no topology says it
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=100))]
     vms: u8,
+    /// What goes wrong from the start: rules and paces (TOML)
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+}
+
+/// A cloud from a snapshot.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    running: Running,
+    /// What `simulator snapshot` has written
+    file: PathBuf,
+}
+
+/// How a cloud runs, whatever is in it.
+#[derive(Debug, clap::Args)]
+struct Running {
+    #[command(flatten)]
+    which: Which,
     /// How frames get from the host into a guest: a tap's descriptor is passed, as with a real
     /// QEMU, or pairs of virtual links carry them, for which nobody needs `/dev/net/tun`
     #[arg(long, value_enum, default_value = "auto")]
     frames: FramesChoice,
+    /// Take orders over HTTP here too, on the loopback alone
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = tcp::loopback)]
+    listen: Option<SocketAddr>,
     /// Say in one line of JSON what runs, once it is ready
     #[arg(long)]
     json: bool,
@@ -35,46 +62,106 @@ enum FramesChoice {
     Veth,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let topology = match &arguments.topology {
-        Some(file) => Topology::load(file)?,
-        None => Topology::of_vms(arguments.vms),
-    };
-    let plan = Plan {
-        topology,
-        frames: match arguments.frames {
+impl Up {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let topology = match &self.topology {
+            Some(file) => Topology::load(file)?,
+            None => Topology::of_vms(self.vms),
+        };
+        let plan = Plan {
+            topology,
+            frames: self.running.frames(),
+            script: self.script()?,
+            programs: Programs::beside_this_one()?,
+        };
+        let launched = launch(&plan, &self.running.which.site(), |_| Ok(()))?;
+        self.running.keep(launched, None)
+    }
+
+    fn script(&self) -> anyhow::Result<Script> {
+        let Some(file) = &self.rules else {
+            return Ok(Script::default());
+        };
+        let about = || format!("the rules in {}", file.display());
+        let text = std::fs::read_to_string(file).with_context(about)?;
+        let script: Script = toml::from_str(&text).with_context(about)?;
+        // Before anything runs that would follow them.
+        Rulebook::from_script(&script).with_context(about)?;
+        Ok(script)
+    }
+}
+
+impl Restore {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let snapshot = Snapshot::read(&self.file)?;
+        let plan = Plan {
+            frames: self.running.frames(),
+            programs: Programs::beside_this_one()?,
+            ..snapshot.plan.clone()
+        };
+        let put_back = |site: &_| snapshot.write_journals(site);
+        let launched = launch(&plan, &self.running.which.site(), put_back)?;
+        self.running.keep(launched, Some(&snapshot))
+    }
+}
+
+impl Running {
+    fn frames(&self) -> Frames {
+        match self.frames {
             FramesChoice::Auto => Frames::possible_here(),
             FramesChoice::Tap => Frames::Tap,
             FramesChoice::Veth => Frames::Veth,
-        },
-        script: Script::default(),
-        programs: Programs::beside_this_one()?,
-    };
-    let launched = launch(&plan, &Site::of(&arguments.which.name))?;
-    if arguments.json {
-        console::say(serde_json::to_string(&launched.state)?);
-    } else {
-        console::say(format_args!("{:#?}", launched.state));
+        }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(until_told(launched.sandbox()))
+
+    /// Keeps the cloud until it ends or is told to.
+    fn keep(&self, launched: Launched, restored: Option<&Snapshot>) -> anyhow::Result<ExitCode> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build()?;
+        runtime.block_on(self.serve(launched, restored))
+    }
+
+    async fn serve(
+        &self,
+        mut launched: Launched,
+        restored: Option<&Snapshot>,
+    ) -> anyhow::Result<ExitCode> {
+        if let Some(snapshot) = restored {
+            let control = ControlClient::new(launched.state.control.clone());
+            control.post("/v1/restore", snapshot).await?;
+        }
+        if let Some(address) = self.listen {
+            let listener = TcpListener::bind(address).await?;
+            launched.state.url = Some(format!("http://{}/", listener.local_addr()?));
+            tokio::spawn(tcp::pass_on(listener, launched.state.control.clone()));
+        }
+        match self.json {
+            true => console::say(serde_json::to_string(&launched.state)?),
+            false => console::introduce(&launched.state, &self.which.name),
+        }
+        until_told(launched).await
+    }
 }
 
-/// Waits for a signal, or for the sandbox's end.
-async fn until_told(sandbox: u32) -> anyhow::Result<ExitCode> {
+/// Waits for a signal, or for the cloud's own end.
+async fn until_told(mut launched: Launched) -> anyhow::Result<ExitCode> {
+    let mut child = signal(SignalKind::child())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut child = signal(SignalKind::child())?;
-    let _ = sandbox;
-    tokio::select! {
-        biased;
-        _ = child.recv() => return Ok(ExitCode::FAILURE),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
+    loop {
+        if let Some(status) = launched.ended()? {
+            // It was told to, over its socket.
+            anyhow::ensure!(status.success(), "the cloud has ended: {status}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::select! {
+            biased;
+            _ = child.recv() => {}
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = hang_up.recv() => break,
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

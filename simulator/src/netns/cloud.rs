@@ -1,20 +1,30 @@
-//! A cloud that runs, as the sandbox sees it.
+//! A cloud that runs, as the sandbox sees it: its hosts, its VMs, and what has become of them.
+//!
+//! ```text
+//!   start ──► VMs, each until its guest is up ──► hostds ──► ready
+//!                │ ends: stays off until it is started again    │ ends: started again
+//! ```
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use misbehaviour::{PaceRule, Rule};
 use nic_model::VmId;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::task::JoinHandle;
 
+use super::event_log::EventLog;
 use super::guest::READY;
 use super::hostd;
+use super::machine::{Order, Status, give};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
 use super::process::{Undertaker, described, log_to};
 use super::site::Site;
-use super::topology::HostName;
+use super::topology::{HostName, Vm};
 use super::trouble::{Doing, Trouble, in_full};
 
 /// As systemd's `RestartSec` has it.
@@ -22,16 +32,63 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// A VM whose guest is not up by then is none.
 const VM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Everything of one cloud.
+/// Everything of one cloud. Clones are the same cloud.
+#[derive(Debug, Clone)]
 pub(super) struct Cloud {
     inner: Arc<Inner>,
 }
 
+#[derive(Debug)]
 struct Inner {
-    plan: Plan,
     site: Site,
-    hosts: BTreeMap<HostName, HostNetwork>,
     undertaker: Undertaker,
+    events: EventLog,
+    /// One thing is done to it at a time.
+    turn: tokio::sync::Mutex<()>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// With the rules and paces that are in force by now.
+    plan: Plan,
+    hosts: BTreeMap<HostName, RunningHost>,
+    vms: BTreeMap<VmId, Pid>,
+}
+
+#[derive(Debug)]
+struct RunningHost {
+    network: HostNetwork,
+    keeper: Option<JoinHandle<()>>,
+    hostd: Option<Pid>,
+}
+
+/// What an order is about does not exist, or not in this state.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OrderError {
+    /// No such host.
+    #[error("there is no host {0}")]
+    NoHost(HostName),
+    /// No such VM.
+    #[error("there is no VM {0}")]
+    NoVm(VmId),
+    /// It is off.
+    #[error("VM {0} is off")]
+    Off(VmId),
+    /// It is on.
+    #[error("VM {0} runs already")]
+    On(VmId),
+    /// The rule does nothing here.
+    #[error("rule {name:?}: {reason}")]
+    Rule {
+        /// Which.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something failed.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
 }
 
 /// A VM process that said something else than that it is ready.
@@ -49,89 +106,366 @@ impl Cloud {
     pub(super) async fn start(plan: Plan, site: &Site) -> Result<Self, Trouble> {
         let undertaker = Undertaker::default();
         tokio::spawn(undertaker.clone().run());
-        let networks = network::make(&plan.topology).await?;
-        let hosts = plan.topology.hosts.iter().cloned().zip(networks).collect();
-        let inner = Arc::new(Inner {
+        let running = Running {
             plan,
-            site: site.clone(),
-            hosts,
-            undertaker,
-        });
-        let vms = inner
-            .plan
-            .topology
-            .vms
-            .iter()
-            .map(|vm| inner.clone().start_vm(vm.id.clone()));
+            hosts: BTreeMap::new(),
+            vms: BTreeMap::new(),
+        };
+        let cloud = Self {
+            inner: Arc::new(Inner {
+                site: site.clone(),
+                undertaker,
+                events: EventLog::default(),
+                turn: tokio::sync::Mutex::default(),
+                running: Mutex::new(running),
+            }),
+        };
+        cloud.start_all().await?;
+        Ok(cloud)
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        self.lock().plan.clone()
+    }
+
+    pub(super) fn site(&self) -> &Site {
+        &self.inner.site
+    }
+
+    pub(super) fn events(&self) -> &EventLog {
+        &self.inner.events
+    }
+
+    /// The VMs, and the process of each that is on.
+    pub(super) fn vms(&self) -> Vec<(VmId, Option<u32>)> {
+        let running = self.lock();
+        let number = |pid: &Pid| pid.as_raw_nonzero().get().unsigned_abs();
+        let vms = running.plan.topology.vms.iter();
+        vms.map(|vm| (vm.id.clone(), running.vms.get(&vm.id).map(number)))
+            .collect()
+    }
+
+    async fn start_all(&self) -> Result<(), Trouble> {
+        let topology = self.plan().topology;
+        for (host, network) in topology.hosts.iter().zip(network::make(&topology).await?) {
+            let host_running = RunningHost {
+                network,
+                keeper: None,
+                hostd: None,
+            };
+            self.lock().hosts.insert(host.clone(), host_running);
+        }
+        let vms = topology.vms.iter().map(|vm| self.boot(vm));
         futures::future::try_join_all(vms).await?;
-        for host in inner.hosts.keys() {
-            hostd::configure(&inner.plan, site, host)?;
-            tokio::spawn(inner.clone().keep_hostd(host.clone()));
+        for host in &topology.hosts {
+            hostd::configure(&self.plan(), &self.inner.site, host)?;
+            self.keep_hostd(host);
         }
-        for host in inner.hosts.keys() {
-            let vms = inner.plan.topology.vms_of(host).count();
-            hostd::until_ready(site, host, vms).await?;
+        for host in &topology.hosts {
+            let vms = topology.vms_of(host).count();
+            hostd::until_ready(&self.inner.site, host, vms).await?;
         }
-        Ok(Self { inner })
+        self.inner.events.note("the cloud is ready");
+        Ok(())
     }
 
-    pub(super) fn plan(&self) -> &Plan {
-        &self.inner.plan
+    /// Makes it as it was at first, rules and paces included.
+    ///
+    /// # Errors
+    /// When a part cannot be started again.
+    pub(super) async fn reset(&self) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        self.stop_all().await;
+        let plan = Plan::read(&self.inner.site)?;
+        for host in &plan.topology.hosts {
+            hostd::forget(&self.inner.site, host)?;
+        }
+        self.lock().plan = plan;
+        self.inner.events.note("reset");
+        Ok(self.start_all().await?)
     }
 
-    /// Serves orders for ever.
-    pub(super) async fn serve(self) -> Result<(), Trouble> {
-        std::future::pending().await
+    async fn stop_all(&self) {
+        let (hosts, vms) = {
+            let mut running = self.lock();
+            let hosts = std::mem::take(&mut running.hosts);
+            (hosts, std::mem::take(&mut running.vms))
+        };
+        for host in hosts.values() {
+            if let Some(keeper) = &host.keeper {
+                keeper.abort();
+            }
+        }
+        let hostds = hosts.values().filter_map(|host| host.hostd);
+        for pid in hostds.chain(vms.into_values()) {
+            self.inner.undertaker.kill_and_wait(pid).await;
+        }
     }
-}
 
-impl Inner {
+    /// Starts a VM that is off.
+    ///
+    /// # Errors
+    /// When it is on, or does not start.
+    pub(super) async fn start_vm(&self, id: &VmId) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        let vm = self.vm(id)?;
+        if self.lock().vms.contains_key(id) {
+            return Err(OrderError::On(id.clone()));
+        }
+        self.boot(&vm).await?;
+        // Rules that came later than the plan.
+        let script = self.lock().plan.script.clone();
+        for rule in script.rules {
+            self.give(id, &Order::AddRule(rule)).await?;
+        }
+        for pace in script.paces {
+            self.give(id, &Order::SetPace(pace)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a VM as a power failure would.
+    ///
+    /// # Errors
+    /// When it is off.
+    pub(super) fn kill_vm(&self, id: &VmId) -> Result<(), OrderError> {
+        self.vm(id)?;
+        let pid = self.lock().vms.remove(id);
+        let pid = pid.ok_or_else(|| OrderError::Off(id.clone()))?;
+        kill_process(pid, Signal::KILL).unwrap_or_default();
+        Ok(())
+    }
+
+    /// Ends a host's hostd as `kill -9` does; it is started again.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub(super) fn kill_hostd(&self, host: &HostName) -> Result<(), OrderError> {
+        let running = self.lock();
+        let found = running.hosts.get(host);
+        let found = found.ok_or_else(|| OrderError::NoHost(host.clone()))?;
+        if let Some(pid) = found.hostd {
+            kill_process(pid, Signal::KILL).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Does something while a host's hostd does not run.
+    ///
+    /// # Errors
+    /// When there is no such host, it is not done, or hostd does not come back.
+    pub(super) async fn without_hostd<T>(
+        &self,
+        host: &HostName,
+        act: impl FnOnce() -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let _turn = self.inner.turn.lock().await;
+        let (keeper, hostd) = {
+            let mut running = self.lock();
+            let found = running.hosts.get_mut(host);
+            found.map_or((None, None), |host| (host.keeper.take(), host.hostd.take()))
+        };
+        if let Some(keeper) = keeper {
+            keeper.abort();
+        }
+        if let Some(pid) = hostd {
+            self.inner.undertaker.kill_and_wait(pid).await;
+        }
+        let done = act();
+        self.keep_hostd(host);
+        let on = self.lock().vms.len();
+        let here = self.plan().topology.vms_of(host).count();
+        hostd::until_ready(&self.inner.site, host, here.min(on)).await?;
+        done
+    }
+
+    /// Takes in a rule everywhere.
+    ///
+    /// # Errors
+    /// When it cannot be followed, or not in this world.
+    pub(super) async fn add_rule(&self, rule: Rule) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        self.check_rule(&rule)?;
+        self.give_all(&Order::AddRule(rule.clone())).await?;
+        self.inner
+            .events
+            .note(format_args!("rule {:?} is in force", rule.name));
+        self.lock().plan.script.rules.push(rule);
+        Ok(())
+    }
+
+    fn check_rule(&self, rule: &Rule) -> Result<(), OrderError> {
+        let refuse = |reason: String| OrderError::Rule {
+            name: rule.name.clone(),
+            reason,
+        };
+        rule.check().map_err(|error| refuse(error.to_string()))?;
+        let operation = rule.operation.to_string();
+        super::machine::check_operation(&operation).map_err(refuse)?;
+        if let Some(vm) = &rule.vm {
+            self.vm(vm)?;
+        }
+        let running = self.lock();
+        let mut names = running.plan.script.rules.iter().map(|known| &known.name);
+        if names.any(|name| *name == rule.name) {
+            return Err(refuse("there is one of that name already".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Takes out a rule, or all of them; whether there was any.
+    ///
+    /// # Errors
+    /// When a VM does not answer.
+    pub(super) async fn remove_rules(&self, name: Option<&str>) -> Result<bool, OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        let order = match name {
+            Some(name) => Order::RemoveRule(name.to_owned()),
+            None => Order::ClearRules,
+        };
+        self.give_all(&order).await?;
+        let mut running = self.lock();
+        let rules = &mut running.plan.script.rules;
+        let before = rules.len();
+        rules.retain(|rule| name.is_some_and(|name| rule.name != name));
+        Ok(rules.len() < before)
+    }
+
+    /// Sets a pace everywhere.
+    ///
+    /// # Errors
+    /// When a VM does not answer.
+    pub(super) async fn set_pace(&self, pace: PaceRule) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        self.give_all(&Order::SetPace(pace.clone())).await?;
+        self.lock().plan.script.paces.push(pace);
+        Ok(())
+    }
+
+    /// Gives an order to every VM that is on.
+    ///
+    /// # Errors
+    /// When one of them refuses or does not answer.
+    pub(super) async fn give_all(&self, order: &Order) -> Result<(), OrderError> {
+        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
+        for vm in on {
+            self.give(&vm, order).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives an order to one VM.
+    ///
+    /// # Errors
+    /// When it is off, refuses or does not answer.
+    pub(super) async fn give(
+        &self,
+        vm: &VmId,
+        order: &Order,
+    ) -> Result<Option<Status>, OrderError> {
+        self.vm(vm)?;
+        if !self.lock().vms.contains_key(vm) {
+            return Err(OrderError::Off(vm.clone()));
+        }
+        Ok(give(&self.inner.site.hardware(vm), order).await?)
+    }
+
+    fn vm(&self, id: &VmId) -> Result<Vm, OrderError> {
+        let running = self.lock();
+        let found = running.plan.topology.vms.iter().find(|vm| vm.id == *id);
+        found.cloned().ok_or_else(|| OrderError::NoVm(id.clone()))
+    }
+
     /// Starts a VM and waits until its guest is up.
-    async fn start_vm(self: Arc<Self>, id: VmId) -> Result<(), Trouble> {
-        let doing = format!("start VM {id}");
-        let host = self.plan.topology.vms.iter().find(|vm| vm.id == id);
-        let host = host.and_then(|vm| self.hosts.get(&vm.host));
-        let mut command = Command::new(&self.plan.programs.simulator);
+    async fn boot(&self, vm: &Vm) -> Result<(), Trouble> {
+        let doing = format!("start VM {}", vm.id);
+        let site = &self.inner.site;
+        let (netns, program) = {
+            let running = self.lock();
+            let host = running.hosts.get(&vm.host);
+            let program = running.plan.programs.simulator.clone();
+            (host.map(|host| host.network.netns.clone()), program)
+        };
+        let mut command = Command::new(program);
         command
             .arg("machine")
             .arg("--directory")
-            .arg(self.site.directory());
-        command.arg(id.as_str());
-        log_to(&mut command, &self.site.log(id.as_str()))?;
+            .arg(site.directory());
+        command.arg(vm.id.as_str());
+        log_to(&mut command, &site.log(vm.id.as_str()))?;
         let (reader, writer) = std::io::pipe().doing(&doing)?;
         command.stdout(Stdio::from(writer));
-        let netns = host.map(|host| &host.netns);
-        let mut process = self.undertaker.spawn(command, netns).await?;
+        let process = self.inner.undertaker.spawn(command, netns.as_ref()).await?;
         let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into());
         let mut line = String::new();
         let mut reader = BufReader::new(reader.doing(&doing)?);
         let said = tokio::time::timeout(VM_DEADLINE, reader.read_line(&mut line)).await;
         said.doing(&doing)?.doing(&doing)?;
         if line != READY {
-            let log = self.site.log(id.as_str()).display().to_string();
+            let log = site.log(vm.id.as_str()).display().to_string();
             return Err(NotReady { log }).doing(doing);
         }
-        tokio::spawn(async move {
-            let status = described(process.ended().await);
-            tracing::warn!(vm = %id, status, "a VM has ended");
-        });
+        self.lock().vms.insert(vm.id.clone(), process.pid);
+        self.inner.events.note(format_args!("VM {} is on", vm.id));
+        tokio::spawn(self.clone().watch_vm(vm.id.clone(), process));
         Ok(())
     }
 
-    /// Starts a host's hostd again whenever it ends, as a service manager would.
-    async fn keep_hostd(self: Arc<Self>, host: HostName) {
-        let Some(network) = self.hosts.get(&host) else {
-            return;
-        };
+    async fn watch_vm(self, id: VmId, mut process: super::process::Process) {
+        let status = described(process.ended().await);
+        let mut running = self.lock();
+        if running.vms.get(&id) == Some(&process.pid) {
+            running.vms.remove(&id);
+        }
+        drop(running);
+        self.inner
+            .events
+            .note(format_args!("VM {id} is off: {status}"));
+    }
+
+    /// Starts a host's hostd, and starts it again whenever it ends, as a service manager would.
+    fn keep_hostd(&self, host: &HostName) {
+        let keeper = tokio::spawn(self.clone().hostd_lives(host.clone()));
+        if let Some(running) = self.lock().hosts.get_mut(host) {
+            running.keeper = Some(keeper);
+        }
+    }
+
+    async fn hostd_lives(self, host: HostName) {
         loop {
-            match hostd::start(&self.plan, &self.site, &host, network, &self.undertaker).await {
-                Ok(mut process) => {
-                    let status = described(process.ended().await);
-                    tracing::warn!(%host, status, "hostd has ended");
-                }
-                Err(error) => tracing::warn!(%host, error = in_full(&error), "no hostd"),
-            }
+            let end = match self.hostd_life(&host).await {
+                Ok(end) => end,
+                Err(error) => in_full(&error),
+            };
+            self.inner
+                .events
+                .note(format_args!("hostd of {host} has ended: {end}"));
             tokio::time::sleep(RESTART_PAUSE).await;
         }
+    }
+
+    async fn hostd_life(&self, host: &HostName) -> Result<String, Trouble> {
+        let plan = self.plan();
+        let network = self.lock().hosts.get(host).map(|host| host.network.clone());
+        let site = &self.inner.site;
+        let started = hostd::start(&plan, site, host, network.as_ref(), &self.inner.undertaker);
+        let mut process = started.await?;
+        self.note_hostd(host, Some(process.pid));
+        let end = described(process.ended().await);
+        self.note_hostd(host, None);
+        Ok(end)
+    }
+
+    fn note_hostd(&self, host: &HostName, pid: Option<Pid>) {
+        if let Some(running) = self.lock().hosts.get_mut(host) {
+            running.hostd = pid;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.inner
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -95,13 +95,41 @@ pub(super) async fn start(
     plan: &Plan,
     site: &Site,
     host: &HostName,
-    network: &HostNetwork,
+    network: Option<&HostNetwork>,
     undertaker: &Undertaker,
 ) -> Result<Process, Trouble> {
     let mut command = Command::new(&plan.programs.hostd);
     command.arg("--config").arg(site.configuration(host));
     log_to(&mut command, &site.log(host.as_str()))?;
-    undertaker.spawn(command, Some(&network.netns)).await
+    let netns = network.map(|network| &network.netns);
+    undertaker.spawn(command, netns).await
+}
+
+/// Removes what a host's hostd has written; nothing is fine.
+///
+/// # Errors
+/// When it cannot be removed.
+pub(super) fn forget(site: &Site, host: &HostName) -> Result<(), Trouble> {
+    let doing = format!("forget what the hostd of {host} has promised");
+    for file in journal_files(site, host) {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).doing(doing);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The journal, and what SQLite keeps beside it.
+pub(super) fn journal_files(site: &Site, host: &HostName) -> [std::path::PathBuf; 3] {
+    let journal = site.journal(host);
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut path = journal.clone().into_os_string();
+        path.push(suffix);
+        path.into()
+    })
 }
 
 /// Waits until it answers, and is in touch with every VM and every agent.

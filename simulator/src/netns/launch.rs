@@ -9,9 +9,9 @@
 //! there is a runtime; whoever has one already starts this program anew instead.
 
 use std::fs;
-use std::io::{BufRead, BufReader, PipeWriter};
+use std::io::{self, BufRead, BufReader, PipeWriter};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 
 use linux_network::{NamespaceKind, leave_namespaces};
 
@@ -44,11 +44,15 @@ struct NamespacesForbidden(#[source] std::io::Error);
 #[error("it ended")]
 struct Ended;
 
-/// Starts a cloud and waits until it is ready.
+/// Starts a cloud and waits until it is ready. `prepare` puts into its directory what it finds.
 ///
 /// # Errors
 /// When one of that name runs, the kernel does not permit what it takes, or a part does not start.
-pub fn launch(plan: &Plan, site: &Site) -> Result<Launched, Trouble> {
+pub fn launch(
+    plan: &Plan,
+    site: &Site,
+    prepare: impl FnOnce(&Site) -> Result<(), Trouble>,
+) -> Result<Launched, Trouble> {
     for name in plan
         .topology
         .vms
@@ -60,6 +64,7 @@ pub fn launch(plan: &Plan, site: &Site) -> Result<Launched, Trouble> {
     }
     let claim = site.claim()?;
     plan.write(site)?;
+    prepare(site)?;
     leave_user()?;
     let (stdin, lifeline) = std::io::pipe().doing("make the lifeline")?;
     let (said, stdout) = std::io::pipe().doing("listen to the sandbox")?;
@@ -94,10 +99,12 @@ pub fn launch(plan: &Plan, site: &Site) -> Result<Launched, Trouble> {
 }
 
 impl Launched {
-    /// The sandbox's process, whose end is the cloud's.
-    #[must_use]
-    pub fn sandbox(&self) -> u32 {
-        self.sandbox.id()
+    /// How the cloud has ended, if it has.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.sandbox.try_wait()
     }
 }
 

@@ -18,7 +18,9 @@
 //! process of a pid namespace the kernel ends all others in it.
 
 mod cloud;
-pub mod guest;
+mod control;
+mod event_log;
+mod guest;
 mod hostd;
 mod launch;
 mod lines;
@@ -29,18 +31,23 @@ mod plan;
 mod process;
 mod sandbox;
 mod site;
+mod snapshot;
 mod state;
 mod topology;
 mod trouble;
 
 use std::io::Write;
 
-pub use guest::GuestClient;
+pub use control::{ClockRequest, ControlClient, Page, RulePage, VmPage};
+pub use event_log::Event;
+pub use guest::run as run_guest;
+pub use guest::{AgentWanted, ContainerView, GuestClient, Link, Naming, Place, ProgramOutput};
 pub use launch::{Launched, launch};
-pub use machine::run as run_machine;
+pub use machine::{ClockOrder, RuleStatus, Status, TransitionStatus, run as run_machine};
 pub use plan::{Frames, Plan, Programs};
 pub use sandbox::run as run_sandbox;
 pub use site::{Claim, CloudName, Site};
+pub use snapshot::{PlacedNic, Snapshot};
 pub use state::{HostState, State, VmState};
 pub use topology::{
     Class, HostName, Mistakes, Network, Quota, Timeouts, Topology, TopologyError, Vm,

@@ -12,6 +12,7 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use linux_network::Netns;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
@@ -68,6 +69,20 @@ impl Undertaker {
                     }
                 }
             }
+        }
+    }
+
+    /// Ends a process that nobody waits for, or somebody does, and waits until it is gone.
+    pub(crate) async fn kill_and_wait(&self, pid: Pid) {
+        const POLL: Duration = Duration::from_millis(1);
+        const TRIES: u32 = 2000;
+        rustix::process::kill_process(pid, Signal::KILL).unwrap_or_default();
+        // Whoever waits for its end is told of it; here its number's becoming free is enough.
+        for _ in 0..TRIES {
+            if rustix::process::test_kill_process(pid).is_err() {
+                return;
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::site::Site;
 use super::state::State;
 use super::trouble::{Doing, Trouble};
-use super::{mounts, runtime};
+use super::{control, lines, mounts, runtime};
 
 /// Is the sandbox of a cloud until its lifeline, standard input, is closed. To be called first
 /// thing by a process that is the first one of a pid namespace. Tells on standard output what runs,
@@ -30,13 +30,14 @@ pub fn run(site: &Site, launcher: u32) -> Result<(), Trouble> {
     let plan = Plan::read(site)?;
     watch_lifeline(site)?;
     runtime()?.block_on(async {
+        let listener = lines::listen(&site.control())?;
         let cloud = Cloud::start(plan, site).await?;
         let ready_after_ms = began.elapsed().as_secs_f64() * 1000.0;
-        let state = State::of(cloud.plan(), site, launcher, ready_after_ms);
+        let state = State::of(&cloud.plan(), site, launcher, ready_after_ms);
         state.write(site)?;
         let line = serde_json::to_string(&state).doing("say what runs")?;
         super::say(&format!("{line}\n"));
-        cloud.serve().await
+        control::serve(listener, cloud).await
     })
 }
 

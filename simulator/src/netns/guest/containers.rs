@@ -128,5 +128,6 @@ fn view(name: &NetnsName, container: &Container) -> ContainerView {
         name: name.clone(),
         pid: container.process.pid.as_raw_nonzero().get().unsigned_abs(),
         netns_inode: container.netns.inode(),
+        named: container.naming == Naming::Named,
     }
 }

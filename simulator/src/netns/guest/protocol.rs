@@ -126,6 +126,8 @@ pub struct ContainerView {
     pub pid: u32,
     /// Its network namespace.
     pub netns_inode: NetnsInode,
+    /// Whether the namespace has the container's name.
+    pub named: bool,
 }
 
 /// A link.

@@ -1,17 +1,69 @@
 //! The process of one VM: a QEMU that answers over QMP, and the hardware its guest finds.
 //!
+//! ```text
+//!   hostd ── VM.qmp ──► FakeQemu ──► Around ──► Hardware ──► Wiring: links
+//!                          ▲                     │   ▲  └──► GuestProcess
+//!                          └──── acts ───────────┘   └── VM.control: rules, paces, clock
+//! ```
+//!
 //! It runs in its host's network namespace, as a QEMU does, and its end is the end of the guest.
 
+mod around;
+mod frames;
 mod guest_process;
+mod hardware;
+mod monitor;
+mod orders;
+mod transitions;
+mod wiring;
 
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use fake_qemu::Hardware as MachineParts;
+use fake_qemu::driver::{FakeQemu, Settings, SharedRules};
+use misbehaviour::{Paces, Rulebook};
 use nic_model::VmId;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use self::guest_process::GuestProcess;
+use self::around::Around;
+use self::hardware::{Hardware, Ordered, Parts};
+use self::orders::Answer;
+use self::wiring::Wiring;
 use super::guest::READY;
 use super::plan::Plan;
-use super::runtime;
 use super::site::Site;
-use super::trouble::Trouble;
+use super::topology::Vm;
+use super::trouble::{Doing, Trouble};
+use super::{lines, runtime};
+
+pub use orders::{ClockOrder, RuleStatus, Status, TransitionStatus};
+pub(crate) use orders::{Order, give};
+
+/// What rules can change in this world; the rest of a cloud is real here.
+const FAMILIES: [&str; 3] = ["qmp.", "event.", "guest."];
+
+/// Orders that wait: more than one person or test gives.
+const ORDERS_MAX: usize = 64;
+
+/// A VM of another name than those of the plan.
+#[derive(Debug, thiserror::Error)]
+#[error("the plan has no such VM")]
+struct NotPlanned;
+
+/// Whether a rule about this operation has any effect in this world.
+///
+/// # Errors
+/// Why it has none.
+pub(crate) fn check_operation(operation: &str) -> Result<(), String> {
+    if FAMILIES.iter().any(|family| operation.starts_with(family)) {
+        return Ok(());
+    }
+    Err(format!(
+        "operation: {operation} is done by real programs in this world; what is simulated is {}",
+        FAMILIES.map(|family| format!("{family}NAME")).join(", ")
+    ))
+}
 
 /// Is the VM `vm` until it is told to quit, or is killed.
 ///
@@ -19,10 +71,71 @@ use super::trouble::Trouble;
 /// When it cannot be set up.
 pub fn run(site: &Site, vm: &VmId) -> Result<(), Trouble> {
     let plan = Plan::read(site)?;
-    runtime()?.block_on(async {
-        let mut guest = GuestProcess::boot(site, vm, &plan.programs).await?;
-        super::say(READY);
-        guest.ended().await;
-        Ok(())
+    let place = plan.topology.vms.iter().position(|known| known.id == *vm);
+    let number = place.ok_or(NotPlanned).doing(format_args!("be VM {vm}"))?;
+    runtime()?.block_on(serve(site, &plan, number))
+}
+
+async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
+    let vm = &plan.topology.vms[number];
+    let (around, told) = Around::new()?;
+    let rules = Rulebook::from_script(&plan.script).doing("take in the rules")?;
+    let rules: SharedRules = Arc::new(Mutex::new(rules));
+    let qemu = FakeQemu::start(settings(vm, rules.clone())?, around);
+    let monitor = lines::listen(&site.monitor(&vm.id))?;
+    let control = lines::listen(&site.hardware(&vm.id))?;
+    let (poll_sender, polls) = watch::channel(0);
+    let (order_sender, orders) = mpsc::channel(ORDERS_MAX);
+    let parts = Parts {
+        vm: vm.id.clone(),
+        site: site.clone(),
+        programs: plan.programs.clone(),
+        qemu: qemu.clone(),
+        told,
+        orders,
+        polls,
+        rules,
+        paces: Paces::new(&plan.script.paces),
+        wiring: Wiring::new(number).await?,
+    };
+    let hardware = Hardware::new(parts).await?;
+    super::say(READY);
+    let ending = qemu.clone();
+    tokio::select! {
+        biased;
+        () = ending.run() => Ok(()),
+        failed = hardware.run() => failed,
+        failed = monitor::serve(&qemu, &monitor, &poll_sender) => failed,
+        () = take_orders(control, order_sender) => Ok(()),
+    }
+}
+
+fn settings(vm: &Vm, rules: SharedRules) -> Result<Settings, Trouble> {
+    let doing = format!("build VM {}", vm.id);
+    let profile = vm.profile.parse().doing(&doing)?;
+    let mut hardware =
+        MachineParts::with_root_ports(profile, vm.root_ports.into()).doing(&doing)?;
+    hardware.name = Some(vm.id.to_string());
+    Ok(Settings {
+        hardware: Arc::new(hardware),
+        vm: Some(vm.id.clone()),
+        rules,
+        // A clock before 1970 is none.
+        epoch: SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO),
     })
+}
+
+async fn take_orders(listener: tokio::net::UnixListener, orders: mpsc::Sender<Ordered>) {
+    lines::serve(listener, orders::LINE_MAX, move |order| {
+        let orders = orders.clone();
+        async move {
+            let (sender, answer) = oneshot::channel();
+            let gone = |what: &str| Answer::Failed(format!("the hardware {what}"));
+            if orders.send((order, sender)).await.is_err() {
+                return gone("takes no orders any more");
+            }
+            answer.await.unwrap_or_else(|_| gone("gives no answer"))
+        }
+    })
+    .await;
 }

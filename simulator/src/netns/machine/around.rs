@@ -1,0 +1,78 @@
+//! What is around the machine, as it asks for it: the host's links, and the guest, which is told
+//! what the machine does in the order in which it does it.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use fake_qemu::driver::Surroundings;
+use fake_qemu::driver::unix::KernelTaps;
+use fake_qemu::{BackendChange, GuestAct, GuestSignal, Host, TapError};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::sync::mpsc;
+
+use crate::netns::trouble::{Doing, Trouble};
+
+/// Signals that wait for the hardware. A NIC's whole life is ten of them, so this is room for all
+/// root ports several times over.
+const SIGNALS_MAX: usize = 4096;
+
+/// Something the machine has done.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// To its guest.
+    Guest(GuestSignal),
+    /// With a backend.
+    Backend(BackendChange<OwnedFd>),
+}
+
+/// The machine's side.
+#[derive(Debug)]
+pub(super) struct Around {
+    told: mpsc::Sender<Told>,
+    /// Belongs to the host's namespace for life.
+    socket: OwnedFd,
+}
+
+impl Around {
+    /// One of a process in the host's namespace, and what it is told.
+    pub(super) fn new() -> Result<(Self, mpsc::Receiver<Told>), Trouble> {
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None);
+        let socket = socket.doing("look at the host's links")?;
+        let (sender, receiver) = mpsc::channel(SIGNALS_MAX);
+        let told = sender;
+        Ok((Self { told, socket }, receiver))
+    }
+
+    fn tell(&self, told: Told) {
+        if self.told.try_send(told).is_err() {
+            // The guest has no idea any more what it consists of.
+            tracing::error!("the hardware does not follow the machine");
+            std::process::abort();
+        }
+    }
+}
+
+impl Host<OwnedFd> for Around {
+    fn check_tap(&mut self, descriptor: &OwnedFd) -> Result<(), TapError> {
+        KernelTaps.check_tap(descriptor)
+    }
+
+    /// Whatever there is of that name is taken, be it a tap or not: what carries frames here is
+    /// this program.
+    fn open_tap(&mut self, name: &str) -> Result<(), TapError> {
+        let found = rustix::net::netdevice::name_to_index(&self.socket, name);
+        found.map(drop).map_err(|errno| TapError(errno.to_string()))
+    }
+}
+
+impl Surroundings<OwnedFd> for Around {
+    fn signal(&mut self, signal: GuestSignal) -> Vec<(Duration, GuestAct)> {
+        self.tell(Told::Guest(signal));
+        Vec::new()
+    }
+
+    fn backend(&mut self, change: BackendChange<OwnedFd>) {
+        self.tell(Told::Backend(change));
+    }
+}

@@ -1,0 +1,479 @@
+//! The hardware of one VM, and what its guest does with it.
+//!
+//! ```text
+//!   machine: Plugged ─────────► (pace, rules) ──► link in the guest
+//!            UnplugRequested ─► (pace, rules) ──► link gone ──► Ejected | Refused | nothing
+//!            Reset ───────────► guest killed ──► (pace) boots anew ──► links in the new guest
+//!   link gone with its container ──► back in the guest's own namespace
+//! ```
+//!
+//! One task does all of it, one thing after the other, so what the guest sees has one order.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use fake_qemu::driver::{FakeQemu, SharedRules};
+use fake_qemu::{BackendChange, GuestAct, GuestDevice, GuestSignal};
+use linux_network::{AdminState, LinkEvent, LinkWatch};
+use misbehaviour::{Clock, Effect, Occasion, Pace, Paces, Transition};
+use nic_model::{NicId, PciPath, VmId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::around::{Around, Told};
+use super::guest_process::GuestProcess;
+use super::orders::{Answer, Order, RuleStatus, Status, TransitionStatus};
+use super::transitions::{Pending, Transitions, Until};
+use super::wiring::Wiring;
+use crate::netns::plan::Programs;
+use crate::netns::site::Site;
+use crate::netns::trouble::{Doing, Trouble, in_full};
+
+/// A machine of this world.
+pub(super) type Qemu = FakeQemu<OwnedFd, Around>;
+
+/// An order, and whoever waits for its answer.
+pub(super) type Ordered = (Order, oneshot::Sender<Answer>);
+
+/// What the hardware is made with.
+pub(super) struct Parts {
+    pub(super) vm: VmId,
+    pub(super) site: Site,
+    pub(super) programs: Programs,
+    pub(super) qemu: Qemu,
+    pub(super) told: mpsc::Receiver<Told>,
+    pub(super) orders: mpsc::Receiver<Ordered>,
+    /// How often somebody has asked something at the monitor.
+    pub(super) polls: watch::Receiver<u64>,
+    pub(super) rules: SharedRules,
+    pub(super) paces: Paces,
+    pub(super) wiring: Wiring,
+}
+
+/// The hardware of one VM.
+pub(super) struct Hardware {
+    parts: Parts,
+    links: LinkWatch,
+    guest: Option<GuestProcess>,
+    /// Devices whose links have yet to come, in the order of their plugging.
+    arriving: Vec<GuestDevice>,
+    transitions: Transitions,
+    clock: Clock,
+    began: Instant,
+    cpu: Cpu,
+}
+
+/// Whether the virtual CPU executes: a guest that does not, does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cpu {
+    Runs,
+    Stands,
+}
+
+/// What woke the hardware up.
+enum Woken {
+    Ordered(Ordered),
+    Told(Told),
+    Link(LinkEvent),
+    Polled,
+    GuestEnded,
+    Due,
+}
+
+impl Hardware {
+    /// Boots the guest, unless its pace says later, and is the hardware from then on.
+    pub(super) async fn new(parts: Parts) -> Result<Self, Trouble> {
+        let links = LinkWatch::subscribe(parts.wiring.netns()).await;
+        let mut hardware = Self {
+            links: links.doing("watch the host's links")?,
+            parts,
+            guest: None,
+            arriving: Vec::new(),
+            transitions: Transitions::default(),
+            clock: Clock::default(),
+            began: Instant::now(),
+            cpu: Cpu::Runs,
+        };
+        hardware.begin(Transition::Boot, None).await?;
+        Ok(hardware)
+    }
+
+    /// Does what comes up, for ever. What goes wrong with one thing is told and left at that: the
+    /// guest of a real machine does not see its errors either.
+    pub(super) async fn run(mut self) -> Result<(), Trouble> {
+        loop {
+            let done = match self.wake().await? {
+                Woken::Ordered((order, answer)) => {
+                    let reply = self.obey(order).await;
+                    // Refused when nobody waits any more.
+                    answer.send(reply).unwrap_or_default();
+                    Ok(())
+                }
+                Woken::Told(told) => self.follow(told).await,
+                Woken::Link(event) => self.see(event).await,
+                Woken::Polled => {
+                    self.transitions.polled();
+                    Ok(())
+                }
+                Woken::GuestEnded => {
+                    self.guest = None;
+                    self.parts.qemu.act(GuestAct::Reset);
+                    Ok(())
+                }
+                Woken::Due => Ok(()),
+            };
+            let done = match done {
+                Ok(()) => self.do_due().await,
+                failed => failed,
+            };
+            if let Err(error) = done {
+                tracing::warn!(error = in_full(&error), "the hardware goes on without");
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Result<Woken, Trouble> {
+        let due = self.next_due();
+        let guest_ended = async {
+            match &mut self.guest {
+                Some(guest) => guest.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let parts = &mut self.parts;
+        tokio::select! {
+            biased;
+            Some(told) = parts.told.recv() => Ok(Woken::Told(told)),
+            Some(ordered) = parts.orders.recv() => Ok(Woken::Ordered(ordered)),
+            event = self.links.next() => event.map(Woken::Link).doing("watch the host's links"),
+            () = guest_ended => Ok(Woken::GuestEnded),
+            Ok(()) = parts.polls.changed() => Ok(Woken::Polled),
+            () = sleep_until(due) => Ok(Woken::Due),
+        }
+    }
+
+    /// When time alone brings something, by the real clock.
+    fn next_due(&self) -> Option<Instant> {
+        let time = match self.cpu {
+            Cpu::Runs => self.transitions.next_time()?,
+            Cpu::Stands => return None,
+        };
+        let left = self.clock.real_until(time, self.began.elapsed())?;
+        Some(Instant::now() + left)
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now(self.began.elapsed())
+    }
+
+    async fn follow(&mut self, told: Told) -> Result<(), Trouble> {
+        match told {
+            Told::Backend(change) => self.follow_backend(change).await,
+            Told::Guest(signal) => self.follow_machine(signal).await,
+        }
+    }
+
+    async fn follow_backend(&mut self, change: BackendChange<OwnedFd>) -> Result<(), Trouble> {
+        match change {
+            BackendChange::Made {
+                id,
+                link: Some(link),
+                ..
+            } => self.parts.wiring.hold(&id, &link).await,
+            BackendChange::Made { id, .. } => {
+                let queue = self.parts.qemu.with(|machine, _| {
+                    let backend = machine.backends().find(|backend| backend.id == id);
+                    let queue = backend.and_then(|backend| backend.descriptors.first());
+                    queue.map(OwnedFd::try_clone)
+                });
+                match queue.transpose().doing("hold the queue of a tap")? {
+                    Some(queue) => self.parts.wiring.hold_queue(&id, queue),
+                    None => Ok(()),
+                }
+            }
+            BackendChange::Removed { id, .. } => self.parts.wiring.let_go(&id).await,
+        }
+    }
+
+    async fn follow_machine(&mut self, signal: GuestSignal) -> Result<(), Trouble> {
+        match signal {
+            GuestSignal::Plugged(device) => {
+                // As a native hot-plug driver does at once; with ACPI nobody looks at it.
+                if let Some(port) = device.path.slots().first().copied() {
+                    self.parts.qemu.act(GuestAct::SlotOn { port });
+                }
+                let path = device.path.clone();
+                self.arriving.push(device);
+                self.begin(Transition::Plug, Some(path)).await
+            }
+            GuestSignal::UnplugRequested { path } => {
+                self.begin(Transition::Unplug, Some(path)).await
+            }
+            GuestSignal::Removed { path } => self.take_out(&path).await,
+            GuestSignal::CarrierUp { path } => self.carrier(&path, AdminState::Up).await,
+            GuestSignal::CarrierDown { path } => self.carrier(&path, AdminState::Down).await,
+            GuestSignal::Stopped => {
+                self.cpu = Cpu::Stands;
+                Ok(())
+            }
+            GuestSignal::Resumed => {
+                self.cpu = Cpu::Runs;
+                Ok(())
+            }
+            GuestSignal::Reset => self.reset().await,
+            // The guest announces what it has by itself, and has no power button.
+            GuestSignal::Announce { .. } | GuestSignal::PowerButton => Ok(()),
+            GuestSignal::Gone => std::process::exit(1),
+        }
+    }
+
+    async fn carrier(&mut self, path: &PciPath, carrier: AdminState) -> Result<(), Trouble> {
+        self.parts.wiring.set_carrier(path, carrier).await
+    }
+
+    async fn take_out(&mut self, path: &PciPath) -> Result<(), Trouble> {
+        self.arriving.retain(|device| device.path != *path);
+        self.transitions.forget(Some(path));
+        self.parts.wiring.unplug(path).await
+    }
+
+    async fn reset(&mut self) -> Result<(), Trouble> {
+        self.transitions.forget(None);
+        if let Some(guest) = self.guest.take() {
+            guest.kill().await;
+        }
+        self.begin(Transition::Boot, None).await
+    }
+
+    async fn see(&mut self, event: LinkEvent) -> Result<(), Trouble> {
+        match event {
+            LinkEvent::Changed(_) => Ok(()),
+            LinkEvent::Gone(index) => match self.parts.wiring.nic_of(index) {
+                Some(path) => self.give_back(&path).await,
+                None => Ok(()),
+            },
+            LinkEvent::Overrun => {
+                for path in self.parts.wiring.lost().await? {
+                    self.give_back(&path).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn give_back(&mut self, path: &PciPath) -> Result<(), Trouble> {
+        match &self.guest {
+            Some(guest) => self.parts.wiring.give_back(path, &guest.netns).await,
+            // It will find it when it boots.
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a transition, at the pace there is for it, unless a rule says otherwise.
+    async fn begin(
+        &mut self,
+        transition: Transition,
+        path: Option<PciPath>,
+    ) -> Result<(), Trouble> {
+        let pace = self.parts.paces.of(transition, &self.parts.vm);
+        let mut pace = pace.unwrap_or(Pace::Instant);
+        match self.consult(transition, path.as_ref()) {
+            Some(Effect::Delay(span)) => pace = Pace::After(span),
+            Some(Effect::Refuse) => return self.refuse(transition, path),
+            Some(Effect::Ignore | Effect::Lose) => return Ok(()),
+            Some(Effect::Reset) => self.parts.qemu.act(GuestAct::Reset),
+            Some(Effect::Crash(_)) => self.parts.qemu.kill(),
+            Some(Effect::Eject(span)) => {
+                // It is plugged in, and so much later the guest lets go of it by itself.
+                let unasked = (Transition::Unplug, path.clone(), Pace::After(span));
+                let now = self.now();
+                self.transitions.begin(unasked.0, unasked.1, unasked.2, now);
+            }
+            // The rulebook takes no other effect in for a guest.
+            Some(_) | None => {}
+        }
+        let now = self.now();
+        let at_once = self.transitions.begin(transition, path, pace, now);
+        match (at_once, self.cpu) {
+            (Some(pending), Cpu::Runs) => self.finish(pending).await,
+            (Some(pending), Cpu::Stands) => {
+                self.transitions.put_off(pending);
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn consult(&self, transition: Transition, path: Option<&PciPath>) -> Option<Effect> {
+        let operation = match transition {
+            Transition::Boot => "guest.boot",
+            Transition::Plug => "guest.plug",
+            Transition::Unplug => "guest.unplug",
+            Transition::Lease => return None,
+        };
+        let nic = path.and_then(|path| self.nic_at(path));
+        let mut rules = self
+            .parts
+            .rules
+            .lock()
+            .unwrap_or_else(|error| error.into_inner());
+        rules.consult(&Occasion {
+            operation,
+            vm: Some(&self.parts.vm),
+            nic: nic.as_ref(),
+        })
+    }
+
+    fn nic_at(&self, path: &PciPath) -> Option<NicId> {
+        let arriving = self.arriving.iter().find(|device| device.path == *path);
+        let device = arriving.or_else(|| self.parts.wiring.device(path))?;
+        NicId::from_device_id(device.id.as_deref()?)
+    }
+
+    /// A guest can refuse to let go; what else it refuses, it simply does not do.
+    fn refuse(&self, transition: Transition, path: Option<PciPath>) -> Result<(), Trouble> {
+        if let (Transition::Unplug, Some(path)) = (transition, path) {
+            self.parts.qemu.act(GuestAct::Refused { path });
+        }
+        Ok(())
+    }
+
+    /// Does everything whose time has come.
+    async fn do_due(&mut self) -> Result<(), Trouble> {
+        while self.cpu == Cpu::Runs {
+            let now = self.now();
+            match self.transitions.due(now) {
+                Some(pending) => self.finish(pending).await?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, pending: Pending) -> Result<(), Trouble> {
+        match (pending.transition, pending.path) {
+            (Transition::Boot, _) => self.boot().await,
+            (Transition::Plug, Some(path)) => self.arrive(&path).await,
+            (Transition::Unplug, Some(path)) => {
+                self.take_out(&path).await?;
+                self.parts.qemu.act(GuestAct::Ejected { path });
+                Ok(())
+            }
+            (Transition::Plug | Transition::Unplug, None) | (Transition::Lease, _) => Ok(()),
+        }
+    }
+
+    /// A kernel that boots finds every device that is there.
+    async fn boot(&mut self) -> Result<(), Trouble> {
+        let Parts {
+            vm,
+            site,
+            programs,
+            wiring,
+            ..
+        } = &mut self.parts;
+        let guest = GuestProcess::boot(site, vm, programs).await?;
+        for path in wiring.plugged() {
+            wiring.give_back(&path, &guest.netns).await?;
+        }
+        self.guest = Some(guest);
+        for device in std::mem::take(&mut self.arriving) {
+            let path = device.path.clone();
+            self.arriving.push(device);
+            self.arrive(&path).await?;
+        }
+        Ok(())
+    }
+
+    async fn arrive(&mut self, path: &PciPath) -> Result<(), Trouble> {
+        let Some(guest) = &self.guest else {
+            // It comes with the boot.
+            return Ok(());
+        };
+        let place = self.arriving.iter().position(|device| device.path == *path);
+        let Some(device) = place.map(|place| self.arriving.remove(place)) else {
+            return Ok(());
+        };
+        self.parts.wiring.plug(device, &guest.netns).await
+    }
+
+    async fn obey(&mut self, order: Order) -> Answer {
+        match self.try_obey(order).await {
+            Ok(answer) => answer,
+            Err(error) => Answer::Failed(in_full(&error)),
+        }
+    }
+
+    async fn try_obey(&mut self, order: Order) -> Result<Answer, Trouble> {
+        let rules = self.parts.rules.clone();
+        let rules = || rules.lock().unwrap_or_else(|error| error.into_inner());
+        match order {
+            Order::Status => return Ok(Answer::Status(self.status())),
+            Order::AddRule(rule) => rules().add(rule).doing("take in a rule")?,
+            Order::RemoveRule(name) => drop(rules().remove(&name)),
+            Order::ClearRules => rules().clear(),
+            Order::SetPace(pace) => self.parts.paces.set(pace),
+            Order::Clock(order) => self.set_clock(order)?,
+            Order::Step => {
+                if let Some(pending) = self.transitions.step() {
+                    self.finish(pending).await?;
+                }
+            }
+            Order::Reset => self.parts.qemu.act(GuestAct::Reset),
+        }
+        Ok(Answer::Done)
+    }
+
+    fn set_clock(&mut self, order: super::ClockOrder) -> Result<(), Trouble> {
+        match order.speed().doing("change the clock")? {
+            Some(speed) => {
+                self.clock.set_speed(self.began.elapsed(), speed);
+                self.parts.qemu.set_speed(speed);
+            }
+            None => {
+                if let super::ClockOrder::Step(by) = order {
+                    self.clock.step(by.0);
+                    self.parts.qemu.step(by.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let rules = self
+            .parts
+            .rules
+            .lock()
+            .unwrap_or_else(|error| error.into_inner());
+        let rule = |(rule, done): (&misbehaviour::Rule, u64)| RuleStatus {
+            rule: rule.clone(),
+            done,
+        };
+        let transition = |pending: &Pending| TransitionStatus {
+            transition: pending.transition,
+            path: pending.path.as_ref().map(ToString::to_string),
+            waits_for: match pending.until {
+                Until::At(time) => format!("{} ms on its clock", time.as_millis()),
+                Until::Polls(left) => format!("{left} more looks at the VM"),
+                Until::Told => "being told to step".to_owned(),
+            },
+        };
+        let nics = self.parts.wiring.plugged();
+        Status {
+            clock_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
+            speed: self.clock.speed().factor(),
+            rules: rules.rules().map(rule).collect(),
+            paces: self.parts.paces.rules().to_vec(),
+            under_way: self.transitions.iter().map(transition).collect(),
+            nics: nics.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
