@@ -1,6 +1,5 @@
 //! The command line: as much of QEMU's as makes sense here, in the same spelling where there is one.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -9,11 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use fake_qemu::driver::unix::{KernelTaps, listen};
-use fake_qemu::driver::{FakeQemu, LettingGo, Settings, Surroundings};
-use fake_qemu::{
-    BackendChange, GuestAct, GuestSignal, Hardware, Host, HotplugMode, MonitorId, PortHotplug,
-    Profile, Start, TapError,
-};
+use fake_qemu::driver::{FakeQemu, LetsGo, PlainGuest, Settings};
+use fake_qemu::{Hardware, HotplugMode, MonitorId, PortHotplug, Profile, Start};
 use misbehaviour::{Rulebook, Script, Span};
 use nic_model::VmId;
 use tokio::net::UnixListener;
@@ -38,8 +34,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "acpi", value_parser = ["acpi", "native"])]
     hotplug: String,
     /// How long the guest takes to let go of a device; `never` for a machine without a guest
-    #[arg(long, value_name = "TIME", default_value = "50ms")]
-    lets_go: Patience,
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = lets_go)]
+    lets_go: LetsGo,
     /// What goes wrong: a file of rules
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -54,13 +50,6 @@ pub(crate) struct Arguments {
 /// `unix:PATH[,server=on][,wait=off]`, as QEMU spells it.
 #[derive(Debug, Clone)]
 struct MonitorSocket(PathBuf);
-
-/// How long a guest takes, if ever.
-#[derive(Debug, Clone, Copy)]
-enum Patience {
-    Never,
-    After(Duration),
-}
 
 impl FromStr for MonitorSocket {
     type Err = String;
@@ -78,55 +67,22 @@ impl FromStr for MonitorSocket {
     }
 }
 
-impl FromStr for Patience {
-    type Err = misbehaviour::SpanError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "never" => Ok(Self::Never),
-            text => Ok(Self::After(text.parse::<Span>()?.0)),
-        }
+/// A time, or `never`.
+fn lets_go(text: &str) -> Result<LetsGo, misbehaviour::SpanError> {
+    match text {
+        "never" => Ok(LetsGo::Never),
+        text => Ok(LetsGo::After(text.parse::<Span>()?.0)),
     }
-}
-
-/// What is around the machine of this program.
-enum Around {
-    Guest(LettingGo<KernelTaps>),
-    NoGuest(KernelTaps),
-}
-
-impl Host<OwnedFd> for Around {
-    fn check_tap(&mut self, descriptor: &OwnedFd) -> Result<(), TapError> {
-        KernelTaps.check_tap(descriptor)
-    }
-
-    fn open_tap(&mut self, name: &str) -> Result<(), TapError> {
-        KernelTaps.open_tap(name)
-    }
-}
-
-impl Surroundings<OwnedFd> for Around {
-    fn signal(&mut self, signal: GuestSignal) -> Vec<(Duration, GuestAct)> {
-        match self {
-            Self::Guest(guest) => Surroundings::<OwnedFd>::signal(guest, signal),
-            Self::NoGuest(_) => Vec::new(),
-        }
-    }
-
-    fn backend(&mut self, _change: BackendChange<OwnedFd>) {}
 }
 
 /// Runs until the machine has ended.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = settings(&arguments)?;
-    let around = match arguments.lets_go {
-        Patience::After(after) => Around::Guest(LettingGo {
-            after,
-            host: KernelTaps,
-        }),
-        Patience::Never => Around::NoGuest(KernelTaps),
+    let guest = PlainGuest {
+        lets_go: arguments.lets_go,
+        host: KernelTaps,
     };
-    let qemu = FakeQemu::start(settings, around);
+    let qemu = FakeQemu::start(settings, guest);
     let mut monitors = Vec::new();
     for (number, MonitorSocket(path)) in (0..).zip(&arguments.qmp) {
         let listener = bind(path)?;

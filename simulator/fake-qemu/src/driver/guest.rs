@@ -1,15 +1,15 @@
-//! Guests for machines that have none: one that is not there, and one that lets go.
+//! Guests for machines that have none: one that is not there, and one that lets go when asked.
 
 use std::time::Duration;
 
 use super::Surroundings;
 use crate::machine::{BackendChange, GuestAct, GuestSignal, Host, TapError};
 
-/// No guest: requests to unplug stay open.
+/// A host on which everything is a tap: for descriptors that are none of an operating system's.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Alone;
+pub struct AnyTap;
 
-impl<D> Host<D> for Alone {
+impl<D> Host<D> for AnyTap {
     fn check_tap(&mut self, _descriptor: &D) -> Result<(), TapError> {
         Ok(())
     }
@@ -19,25 +19,25 @@ impl<D> Host<D> for Alone {
     }
 }
 
-impl<D> Surroundings<D> for Alone {
-    fn signal(&mut self, _signal: GuestSignal) -> Vec<(Duration, GuestAct)> {
-        Vec::new()
-    }
-
-    fn backend(&mut self, _change: BackendChange<D>) {}
+/// What a guest does that is asked to let go of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetsGo {
+    /// There is no guest: requests stay open, slots have no power.
+    Never,
+    /// It lets go after this time.
+    After(Duration),
 }
 
-/// A guest that is up and lets go of whatever it is asked for, after a time; over a host of
-/// one's choice.
+/// A guest that does nothing else, over a host of one's choice.
 #[derive(Debug, Clone, Copy)]
-pub struct LettingGo<H> {
-    /// How long it takes.
-    pub after: Duration,
+pub struct PlainGuest<H> {
+    /// What it does when it is asked.
+    pub lets_go: LetsGo,
     /// What taps are checked by.
     pub host: H,
 }
 
-impl<D, H: Host<D>> Host<D> for LettingGo<H> {
+impl<D, H: Host<D>> Host<D> for PlainGuest<H> {
     fn check_tap(&mut self, descriptor: &D) -> Result<(), TapError> {
         self.host.check_tap(descriptor)
     }
@@ -47,27 +47,19 @@ impl<D, H: Host<D>> Host<D> for LettingGo<H> {
     }
 }
 
-impl<D, H: Host<D> + Send> Surroundings<D> for LettingGo<H> {
+impl<D, H: Host<D> + Send> Surroundings<D> for PlainGuest<H> {
     fn signal(&mut self, signal: GuestSignal) -> Vec<(Duration, GuestAct)> {
-        match signal {
-            GuestSignal::UnplugRequested { path } => {
-                vec![(self.after, GuestAct::Ejected { path })]
+        match (self.lets_go, signal) {
+            (LetsGo::After(time), GuestSignal::UnplugRequested { path }) => {
+                vec![(time, GuestAct::Ejected { path })]
             }
             // A native driver gives a slot power as soon as something is in it.
-            GuestSignal::Plugged(device) => {
+            (LetsGo::After(_), GuestSignal::Plugged(device)) => {
                 let port = device.path.slots().first().copied();
                 let on = port.map(|port| (Duration::ZERO, GuestAct::SlotOn { port }));
                 on.into_iter().collect()
             }
-            GuestSignal::Removed { .. }
-            | GuestSignal::CarrierUp { .. }
-            | GuestSignal::CarrierDown { .. }
-            | GuestSignal::Announce { .. }
-            | GuestSignal::Stopped
-            | GuestSignal::Resumed
-            | GuestSignal::PowerButton
-            | GuestSignal::Reset
-            | GuestSignal::Gone => Vec::new(),
+            (LetsGo::After(_) | LetsGo::Never, _) => Vec::new(),
         }
     }
 

@@ -34,7 +34,7 @@ use crate::machine::{BackendChange, GuestSignal};
 use crate::machine::{GuestAct, Host, Machine, MonitorId};
 
 pub use connection::{Ending, Serve};
-pub use guest::{Alone, LettingGo};
+pub use guest::{AnyTap, LetsGo, PlainGuest};
 pub use schedule::Run;
 pub use stream::{MonitorStream, Parcel};
 

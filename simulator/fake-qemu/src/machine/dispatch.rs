@@ -167,6 +167,12 @@ impl<D> Machine<D> {
             return;
         }
         match command {
+            // The event comes when the last reader of the device's memory is through (RCU).
+            "device_del" => {
+                for key in std::mem::take(&mut self.leaving) {
+                    self.remove_device(&key, now);
+                }
+            }
             "system_reset" => self.reset(now),
             "quit" => self.quit(),
             _ => {}

@@ -44,7 +44,7 @@ pub use hardware_address::HardwareAddress;
 pub use monitor::MonitorId;
 pub use network::{Backend, BackendChange, Host, TapError};
 
-use device::Devices;
+use device::{DeviceKey, Devices};
 use monitor::Monitor;
 use network::Network;
 use run_state::{Clock, Migration, RunState};
@@ -90,6 +90,8 @@ pub struct Machine<D> {
     next_descriptor: i64,
     network: Network<D>,
     devices: Devices,
+    /// Devices that go once the command that asked for it has been answered.
+    leaving: Vec<DeviceKey>,
     outputs: VecDeque<Output<D>>,
 }
 
@@ -113,6 +115,7 @@ impl<D> Machine<D> {
             descriptor_sets: BTreeMap::new(),
             next_descriptor: monitor::FIRST_DESCRIPTOR,
             network: Network::default(),
+            leaving: Vec::new(),
             outputs: VecDeque::new(),
         }
     }

@@ -48,7 +48,16 @@ pub struct Backend<D> {
     pub link: Option<String>,
     /// One line of `info network` for each queue.
     texts: Vec<String>,
+    /// Queues have no numbers before a NIC has given them some (`set_netdev` in QEMU's
+    /// `hw/core/qdev-properties-system.c`).
+    queues: Queues,
     hub: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queues {
+    Numbered,
+    Unnumbered,
 }
 
 /// A backend has come or gone.
@@ -148,6 +157,13 @@ impl<D> Network<D> {
         self.backends().find(|backend| backend.id == id)
     }
 
+    fn backend_mut(&mut self, id: &str) -> Option<&mut Backend<D>> {
+        self.clients.iter_mut().find_map(|client| match client {
+            Client::Backend(backend) if backend.id == id => Some(backend),
+            Client::Backend(_) | Client::Nic(_) => None,
+        })
+    }
+
     pub(super) fn backend_of(&self, key: &DeviceKey) -> Option<&str> {
         let nic = self.nics().find(|nic| nic.key == *key)?;
         match &nic.backend {
@@ -168,12 +184,16 @@ impl<D> Network<D> {
             Some(id) => id.to_owned(),
             None => self.free_name(kind),
         };
-        let queues = netdev.and_then(|netdev| self.backend(netdev));
+        let backend = netdev.and_then(|netdev| self.backend_mut(netdev));
+        let queues = backend.map_or(1, |backend| {
+            backend.queues = Queues::Numbered;
+            backend.texts.len()
+        });
         self.clients.push(Client::Nic(Nic {
             key: key.clone(),
             name,
             first_line: format!("model={kind},macaddr={mac}"),
-            queues: queues.map_or(1, |backend| backend.texts.len()),
+            queues,
             carrier: Carrier::Up,
             backend: match netdev {
                 Some(netdev) => NicBackend::Present(netdev.to_owned()),
@@ -217,6 +237,10 @@ impl<D> Network<D> {
                     if backend.hub.is_none() && !self.is_taken(&backend.id) =>
                 {
                     for (queue, line) in backend.texts.iter().enumerate() {
+                        let queue = match backend.queues {
+                            Queues::Numbered => queue,
+                            Queues::Unnumbered => 0,
+                        };
                         text += &network_text::line(&backend.id, queue, &backend.kind, line);
                     }
                 }
@@ -281,6 +305,7 @@ impl<D> Machine<D> {
                 descriptors: Vec::new(),
                 link: None,
                 texts: vec![network_text::of_backend(kind, arguments)?],
+                queues: Queues::Unnumbered,
                 hub: arguments.get("hubid").and_then(Value::as_i64),
             },
         };
@@ -317,6 +342,7 @@ impl<D> Machine<D> {
             descriptors: Vec::new(),
             link: None,
             texts: Vec::new(),
+            queues: Queues::Unnumbered,
             hub: None,
         };
         let names = text("fds").or_else(|| text("fd"));

@@ -149,8 +149,9 @@ impl<D> Machine<D> {
 
     /// A reset of the machine itself.
     pub(super) fn reset(&mut self, now: Duration) {
-        if self.run_state == RunState::GuestPanicked {
-            self.run_state = RunState::Paused;
+        // `main_loop_should_exit` in QEMU's `softmmu/runstate.c`.
+        if self.run_state != RunState::Running {
+            self.run_state = RunState::Prelaunch;
         }
         self.complete_removals(now);
         self.devices.reset_slots();

@@ -7,6 +7,7 @@
 //!            otherwise asked for 5 s ──► guest takes power away ──► gone
 //! ```
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use serde_json::json;
@@ -43,7 +44,7 @@ impl<D> Machine<D> {
         };
         device.asked = Some(expiry);
         if power == SlotPower::Off {
-            self.remove_device(&key, now);
+            self.leaving.push(key);
             return Ok(());
         }
         let path = self.path_of(&key);
@@ -79,8 +80,12 @@ impl<D> Machine<D> {
             .devices
             .iter()
             .filter(|device| device.is_being_unplugged());
-        let asked: Vec<DeviceKey> = asked.map(|device| device.key.clone()).collect();
-        for key in asked {
+        let mut asked: Vec<_> = asked
+            .map(|device| (Reverse(device.port), device.devfn, device.key.clone()))
+            .collect();
+        // QEMU goes through its buses from the one that was made last.
+        asked.sort_unstable();
+        for (_, _, key) in asked {
             self.remove_device(&key, now);
         }
     }

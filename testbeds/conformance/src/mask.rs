@@ -1,0 +1,214 @@
+//! What may differ between the two, and why.
+//!
+//! Each mask replaces what it hides in both, and is printed with its reason when it hid something:
+//! nobody shall think more was compared than was.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::run::Exchange;
+use crate::transcript::What;
+
+/// Something that is not compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mask {
+    Timestamps,
+    Version,
+    ObjectOrder,
+    Implemented,
+    DescriptorNumbers,
+    Chardev,
+    Placement,
+    FirmwareResets,
+    Digits,
+}
+
+impl Mask {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Digits => "floating-point numbers beyond 12 digits: rounding of the reader here",
+            Self::Timestamps => "timestamps of events: the two run one after the other",
+            Self::Version => "version and package: which QEMU is installed here, to the last digit",
+            Self::ObjectOrder => "order of qom-list and query-fdsets: that of QEMU's hash tables",
+            Self::Implemented => {
+                "commands and schema beyond what fake-qemu implements: what it shows must be in \
+                 the real one's answer, word for word"
+            }
+            Self::DescriptorNumbers => "numbers of file descriptors: each process has its own",
+            Self::Chardev => "path of the monitor's socket",
+            Self::Placement => {
+                "addresses, windows and interrupts of PCI devices: firmware and guest choose them"
+            }
+            Self::FirmwareResets => {
+                "resets by SeaBIOS itself: it resets a machine once more after a warm reset"
+            }
+        }
+    }
+}
+
+/// Makes what two peers said comparable.
+pub(crate) fn mask(exchanges: &mut [Exchange], masks: &mut BTreeSet<Mask>) {
+    for exchange in exchanges {
+        let command = command(exchange);
+        let before = exchange.messages.len();
+        exchange
+            .messages
+            .retain(|message| !is_firmware_reset(message));
+        if exchange.messages.len() < before {
+            masks.insert(Mask::FirmwareResets);
+        }
+        for message in &mut exchange.messages {
+            mask_message(message, &command, masks);
+        }
+    }
+}
+
+/// The command that a line asks for, or nothing.
+pub(crate) fn command(exchange: &Exchange) -> String {
+    let What::Send(bytes) = &exchange.step else {
+        return String::new();
+    };
+    let message: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    message["execute"].as_str().unwrap_or_default().to_owned()
+}
+
+fn is_firmware_reset(message: &Value) -> bool {
+    message["event"] == "RESET" && message["data"]["guest"] == true
+}
+
+fn mask_message(message: &mut Value, command: &str, masks: &mut BTreeSet<Mask>) {
+    if let Some(timestamp) = message.get_mut("timestamp") {
+        *timestamp = Value::Null;
+        masks.insert(Mask::Timestamps);
+    }
+    for holder in ["/QMP/version", "/return"] {
+        let version = message.pointer_mut(holder);
+        if let Some(version) = version.filter(|version| version.get("package").is_some()) {
+            *version = "a version".into();
+            masks.insert(Mask::Version);
+        }
+    }
+    match command {
+        "qom-list" | "query-fdsets" => {
+            if let Some(Value::Array(list)) = message.get_mut("return") {
+                list.sort_by_key(Value::to_string);
+                masks.insert(Mask::ObjectOrder);
+            }
+        }
+        "query-pci" => mask_placement(message, masks),
+        "query-chardev" => mask_chardevs(message, masks),
+        _ => {}
+    }
+    mask_texts(message, masks);
+    if matches!(command, "add-fd" | "query-fdsets") {
+        mask_fields(message, &["fd"], Mask::DescriptorNumbers, masks);
+    }
+}
+
+fn mask_placement(message: &mut Value, masks: &mut BTreeSet<Mask>) {
+    let placed = [
+        "address",
+        "irq",
+        "io_range",
+        "memory_range",
+        "prefetchable_range",
+    ];
+    mask_fields(message, &placed, Mask::Placement, masks);
+}
+
+fn mask_chardevs(message: &mut Value, masks: &mut BTreeSet<Mask>) {
+    mask_fields(message, &["filename"], Mask::Chardev, masks);
+}
+
+/// Hides fields wherever they are.
+fn mask_fields(value: &mut Value, names: &[&str], mask: Mask, masks: &mut BTreeSet<Mask>) {
+    match value {
+        Value::Object(object) => mask_members(object, names, mask, masks),
+        Value::Array(values) => {
+            for value in values {
+                mask_fields(value, names, mask, masks);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn mask_members(
+    object: &mut Map<String, Value>,
+    names: &[&str],
+    mask: Mask,
+    masks: &mut BTreeSet<Mask>,
+) {
+    for (name, value) in object {
+        if names.contains(&name.as_str()) {
+            *value = Value::Null;
+            masks.insert(mask);
+        } else {
+            mask_fields(value, names, mask, masks);
+        }
+    }
+}
+
+/// Numbers of descriptors and versions within texts, and last digits.
+fn mask_texts(value: &mut Value, masks: &mut BTreeSet<Mask>) {
+    match value {
+        Value::String(text) => mask_text(text, masks),
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            *value = format!("{float:.12e}").into();
+            masks.insert(Mask::Digits);
+        }
+        Value::Number(_) => {}
+        Value::Array(values) => {
+            for value in values {
+                mask_texts(value, masks);
+            }
+        }
+        Value::Object(object) => {
+            for (_, value) in object {
+                mask_texts(value, masks);
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+fn mask_text(text: &mut String, masks: &mut BTreeSet<Mask>) {
+    for before in ["fd=", "on FD "] {
+        let masked = mask_digits(text, before);
+        if masked != *text {
+            *text = masked;
+            masks.insert(Mask::DescriptorNumbers);
+        }
+    }
+    if text.ends_with("fake-qemu)\r\n") || text.contains("Debian 1:") {
+        "a version".clone_into(text);
+        masks.insert(Mask::Version);
+    }
+}
+
+fn mask_digits(text: &str, before: &str) -> String {
+    let mut parts = text.split(before);
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        masked += before;
+        masked += if rest.len() < part.len() { "N" } else { "" };
+        masked += rest;
+    }
+    masked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_number_is_hidden_and_the_rest_of_the_text_is_not() {
+        assert_eq!(
+            mask_digits("t: type=tap,fd=11\r\nfd=x", "fd="),
+            "t: type=tap,fd=N\r\nfd=x"
+        );
+    }
+}
