@@ -79,6 +79,17 @@ pub struct DhcpServer {
     lasts: Duration,
     mode: DhcpMode,
     leases: BTreeMap<Ipv4Addr, (MacAddr, Duration)>,
+    /// What each client has asked for and got so far.
+    dealings: BTreeMap<MacAddr, Dealings>,
+}
+
+/// What a server has had to do with one client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dealings {
+    /// How often it has begun to look for a server.
+    pub discoveries: usize,
+    /// How often it was granted its lease.
+    pub grants: usize,
 }
 
 impl DhcpServer {
@@ -113,6 +124,7 @@ impl DhcpServer {
             lasts,
             mode: DhcpMode::Answers,
             leases: BTreeMap::new(),
+            dealings: BTreeMap::new(),
         })
     }
 
@@ -121,8 +133,22 @@ impl DhcpServer {
         self.mode = mode;
     }
 
+    /// What it has had to do with a client.
+    #[must_use]
+    pub fn dealings(&self, mac: MacAddr) -> Dealings {
+        self.dealings.get(&mac).copied().unwrap_or_default()
+    }
+
     /// Answers a client. A client that has an address gets it again.
     pub fn answer(&mut self, mac: MacAddr, question: DhcpQuestion, now: Duration) -> DhcpAnswer {
+        let answer = self.consider(mac, question, now);
+        let dealings = self.dealings.entry(mac).or_default();
+        dealings.discoveries += usize::from(question == DhcpQuestion::First);
+        dealings.grants += usize::from(matches!(answer, DhcpAnswer::Granted { .. }));
+        answer
+    }
+
+    fn consider(&mut self, mac: MacAddr, question: DhcpQuestion, now: Duration) -> DhcpAnswer {
         let after = match (self.mode, question) {
             (DhcpMode::Silent, _) | (DhcpMode::StopsRenewing, DhcpQuestion::Renewal(_)) => {
                 return DhcpAnswer::Silence;

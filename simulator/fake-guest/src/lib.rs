@@ -16,7 +16,7 @@ mod dhcp;
 mod guest;
 pub mod kernel;
 
-pub use dhcp::{DhcpAnswer, DhcpMode, DhcpQuestion, DhcpServer, InvalidPool};
+pub use dhcp::{Dealings, DhcpAnswer, DhcpMode, DhcpQuestion, DhcpServer, InvalidPool};
 pub use guest::{
     Container, FakeAnnouncer, FakeDhcpClient, FakeGuest, FakeKernel, FakeLinkEvents,
     FakeNameEvents, FakeNetns, FakeProcess, FakeRtnetlink, GuestOptions, GuestSignal, NicPlug,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use guest_agent::kernel::{Errno, Ipv6, Ipv6Scope};
 use nic_model::{NetnsInode, NetnsName, PciPath};
 
-use super::FakeGuest;
+use super::{FakeGuest, PortEnd};
 use crate::kernel::Answer;
 
 /// A container's first process.
@@ -97,6 +97,22 @@ impl FakeGuest {
     pub fn start_agent(&self) {
         let inner = &self.inner;
         inner.with_state(|state| inner.start(state, Duration::ZERO));
+    }
+
+    /// Stops the agent in its tracks: it is there and does nothing.
+    pub fn stall_agent(&self) {
+        self.inner.stop_agent();
+    }
+
+    /// Ends [`Self::stall_agent`].
+    pub fn resume_agent(&self) {
+        self.inner.continue_agent();
+    }
+
+    /// Opens the guest's end of the agent's port, as another program in its place.
+    #[must_use]
+    pub fn open_agent_port(&self) -> PortEnd {
+        self.inner.port.listen()
     }
 
     /// Ends the agent, which its service manager starts again.

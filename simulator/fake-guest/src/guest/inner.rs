@@ -40,6 +40,8 @@ pub(super) struct State {
     /// How long they have stood still before.
     stood_still: Duration,
     agent: Option<Task>,
+    /// Whether the agent stands still, as a process that has got `SIGSTOP`.
+    agent_is_stopped: bool,
     /// What the next request of the agent fails with.
     pub(super) failing: Option<Errno>,
     /// Whether it dies when its step is over.
@@ -70,6 +72,7 @@ impl Inner {
                 paused_at: None,
                 stood_still: Duration::ZERO,
                 agent: None,
+                agent_is_stopped: false,
                 failing: None,
                 crash_after_step: false,
                 readers: BTreeMap::new(),
@@ -229,15 +232,32 @@ impl Inner {
         self.rearm.notify_one();
     }
 
-    /// Waits while the virtual CPUs stand still.
+    /// Waits while the virtual CPUs stand still, or the agent does.
     pub(super) async fn running(&self) {
         loop {
             let resumed = self.resumed.notified();
-            if self.state().paused_at.is_none() {
+            let stands_still = {
+                let state = self.state();
+                state.paused_at.is_some() || state.agent_is_stopped
+            };
+            if !stands_still {
                 return;
             }
             resumed.await;
         }
+    }
+
+    /// The agent does nothing from now on, and nothing else notices.
+    pub(super) fn stop_agent(&self) {
+        self.state().agent_is_stopped = true;
+        self.port.stall(Stalled::Yes);
+    }
+
+    /// Ends [`Self::stop_agent`].
+    pub(super) fn continue_agent(&self) {
+        self.state().agent_is_stopped = false;
+        self.resumed.notify_waiters();
+        self.port.stall(Stalled::No);
     }
 
     /// How long the virtual CPUs have run.
@@ -250,6 +270,9 @@ impl Inner {
     /// Starts the agent after a pause, in place of one that runs.
     pub(super) fn start(self: &Arc<Self>, state: &mut State, pause: Duration) {
         let kernel = FakeKernel::new(self.clone(), state.kernel.life());
+        if std::mem::take(&mut state.agent_is_stopped) {
+            self.port.stall(Stalled::No);
+        }
         state.agent = Some(Task::spawn(run_agent(kernel, pause)));
     }
 

@@ -149,7 +149,9 @@ impl Real {
             .await;
         done.map_err(|error| match error.cause {
             SysctlError::File(error) => Errno::from_io_error(&error),
-            other => panic!("{other}"),
+            other @ (SysctlError::Path | SysctlError::Namespace(_) | SysctlError::Deadline(_)) => {
+                panic!("{other}")
+            }
         })
     }
 }
