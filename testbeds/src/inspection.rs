@@ -26,7 +26,7 @@ impl QemuState {
     ///
     /// # Errors
     /// When QEMU does not answer.
-    pub async fn of(world: &dyn World, vm: &VmId) -> Result<Self> {
+    pub(crate) async fn by_monitor(world: &dyn World, vm: &VmId) -> Result<Self> {
         let peripheral = json!({ "path": "/machine/peripheral" });
         let listed = world.monitor(vm, "qom-list", peripheral).await?;
         let text = info_network(world, vm).await?;

@@ -24,7 +24,7 @@ use oracle::{
 
 use crate::bed::{Bed, Vm};
 use crate::host::HostState;
-use crate::inspection::{GuestState, QemuState};
+use crate::inspection::GuestState;
 use crate::site::BRIDGE;
 
 pub use oracle::Violation as Finding;
@@ -65,11 +65,14 @@ pub async fn findings(bed: &Bed) -> Result<Vec<Finding>> {
 
 /// The bed from all sides.
 async fn look(bed: &Bed) -> Result<SystemView> {
+    if let Some(view) = bed.world().look().await? {
+        return Ok(view);
+    }
     let client = bed.client();
     let nics = client.nics().await?.nics;
     let mut view = SystemView {
         nics: nics.into_iter().map(|nic| (nic.id.clone(), nic)).collect(),
-        host: bed.world().host_view(bed.bare_host()).await?,
+        host: host_view(&bed.host().state().await?, bed.bare_host()),
         limits: client.limits().await?.limits,
         journal: Some(bed.hostd().journal().await?),
         vms: BTreeMap::new(),
@@ -128,7 +131,7 @@ fn port_view(bridge: Option<&str>) -> PortView {
 }
 
 async fn look_into(bed: &Bed, vm: &Vm) -> Result<VmView> {
-    let qemu = QemuState::of(bed.world(), &vm.id).await?;
+    let qemu = bed.world().qemu(&vm.id).await?;
     let devices = qemu.devices.union(&qemu.defined);
     Ok(VmView {
         power: PowerState::Running,

@@ -3,13 +3,13 @@
 //!
 //! Not hostd's client on purpose: what judges must not share code with what is judged.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use crate::guest::shell::connected;
 
@@ -21,8 +21,13 @@ const LINE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// One QMP session.
 #[derive(Debug)]
 pub struct Qmp {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Box<dyn QmpStream>>,
 }
+
+/// What a session can be held over.
+pub trait QmpStream: AsyncRead + AsyncWrite + Unpin + fmt::Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + fmt::Debug> QmpStream for S {}
 
 impl Qmp {
     /// Connects and negotiates; QEMU may still be starting.
@@ -30,7 +35,16 @@ impl Qmp {
     /// # Errors
     /// When nobody listens, or something that is not QEMU.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        let stream = BufReader::new(connected(socket).await?);
+        Self::over(connected(socket).await?).await
+    }
+
+    /// Negotiates over a stream.
+    ///
+    /// # Errors
+    /// When QEMU is not at its other end.
+    pub async fn over(stream: impl QmpStream + 'static) -> Result<Self> {
+        let stream: Box<dyn QmpStream> = Box::new(stream);
+        let stream = BufReader::new(stream);
         let mut qmp = Self { stream };
         let greeting = tokio::time::timeout(DEADLINE, qmp.line()).await??;
         anyhow::ensure!(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::future::LocalBoxFuture;
@@ -10,6 +11,9 @@ use crate::bed::Bed;
 use crate::leak;
 use crate::report::report;
 use crate::world::WorldKind;
+
+/// How often a world is looked at while a scenario is under way.
+const WATCH_INTERVAL: Duration = Duration::from_millis(3);
 
 /// What a scenario does; an error is a failure.
 type Body = Arc<dyn for<'a> Fn(&'a Bed) -> LocalBoxFuture<'a, Result<()>> + Send + Sync>;
@@ -71,7 +75,12 @@ impl Scenario {
     /// # Errors
     /// What went wrong.
     pub async fn run_on(&self, bed: &Bed) -> Result<()> {
-        let outcome = match (self.body)(bed).await {
+        let outcome = tokio::select! {
+            biased;
+            played = (self.body)(bed) => played,
+            broken = watch(bed) => Err(broken),
+        };
+        let outcome = match outcome {
             Ok(()) => no_leaks(bed).await,
             failed => failed,
         };
@@ -80,6 +89,17 @@ impl Scenario {
             Err(error) => bail!("{error:#}\n{}", report(bed).await),
         }
     }
+}
+
+/// Looks again and again at a bed that can be looked at in passing, until something is wrong.
+async fn watch(bed: &Bed) -> anyhow::Error {
+    while let Some(found) = bed.world().breaches() {
+        if !found.is_empty() {
+            return anyhow::anyhow!("while it was under way:\n  {}", found.join("\n  "));
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+    std::future::pending().await
 }
 
 /// Scenarios that a world cannot express, all for one reason.

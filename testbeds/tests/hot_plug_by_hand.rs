@@ -13,7 +13,6 @@ use nic_model::{HotplugMode, VmId};
 use serde_json::json;
 use testbeds::guest::{Guest, Where};
 use testbeds::host::Planted;
-use testbeds::inspection::QemuState;
 use testbeds::site::{BRIDGE, Foundation, HOST_V4};
 use testbeds::vm::{AgentStart, VmOptions};
 use testbeds::world::{World, WorldKind};
@@ -103,7 +102,7 @@ impl Stage {
     }
 
     async fn is_plugged(&self) -> Result<bool> {
-        let state = QemuState::of(self.world.as_ref(), &self.vm).await?;
+        let state = self.world.qemu(&self.vm).await?;
         Ok(state.devices.contains(DEVICE))
     }
 

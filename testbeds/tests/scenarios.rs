@@ -27,10 +27,9 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbeds::bed::Bed;
-use testbeds::image::host_program;
 use testbeds::scenario::Scenario;
-use testbeds::site::{DHCP_SERVER, Foundation};
-use testbeds::world::WorldKind;
+use testbeds::site::Foundation;
+use testbeds::world::{SEED_VARIABLE, WorldKind};
 use tokio::runtime::Runtime;
 
 mod scenario {
@@ -90,8 +89,7 @@ struct WorldThread {
 impl WorldThread {
     fn start(kind: WorldKind, foundation: Arc<Foundation>) -> Result<Self> {
         let (tasks, waiting) = mpsc::channel();
-        let runtime = Runtime::new()?;
-        let play = move || runtime.block_on(play(kind, &foundation, &waiting));
+        let play = move || play(kind, &foundation, &waiting);
         let thread = std::thread::Builder::new().name(kind.to_string());
         Ok(Self {
             tasks: Some(tasks),
@@ -112,23 +110,58 @@ impl Drop for WorldThread {
     }
 }
 
-/// A bed on which a scenario failed is not used again.
-async fn play(kind: WorldKind, foundation: &Arc<Foundation>, tasks: &mpsc::Receiver<Task>) {
-    let mut bed = None;
+fn play(kind: WorldKind, foundation: &Arc<Foundation>, tasks: &mpsc::Receiver<Task>) {
+    let mut kept = None;
     while let Ok((scenario, outcome)) = tasks.recv() {
-        let played = match bed.take() {
-            Some(bed) => Ok(bed),
-            None => Bed::make(kind, Arc::clone(foundation))
-                .await
-                .with_context(|| format!("making the world {kind}")),
-        };
-        let played = match played {
-            Ok(made) => scenario.run_on(&made).await.map(|()| bed = Some(made)),
-            Err(error) => Err(error),
+        let played = match kind {
+            WorldKind::Sim => play_anew(foundation, &scenario),
+            WorldKind::Qemu | WorldKind::Libvirt => play_on(&mut kept, kind, foundation, &scenario),
         };
         // Whoever has gone away does not want to know.
         drop(outcome.send(played.map_err(|error| format!("{error:#}"))));
     }
+}
+
+/// In virtual time a world costs nothing, and one that begins with its scenario is the same again
+/// with the same seed.
+fn play_anew(foundation: &Arc<Foundation>, scenario: &Scenario) -> Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build()?;
+    let played = runtime.block_on(async {
+        let bed = Bed::make(WorldKind::Sim, Arc::clone(foundation)).await?;
+        scenario.run_on(&bed).await
+    });
+    played.with_context(|| {
+        let seed = testbeds::world::seed().unwrap_or_default();
+        let name = scenario.name();
+        format!(
+            "again: {SEED_VARIABLE}={seed} cargo test -p testbeds --test scenarios -- \
+             --exact sim::{name}"
+        )
+    })
+}
+
+/// A bed of real guests is kept until a scenario fails on it.
+fn play_on(
+    kept: &mut Option<(Bed, Runtime)>,
+    kind: WorldKind,
+    foundation: &Arc<Foundation>,
+    scenario: &Scenario,
+) -> Result<()> {
+    let (bed, runtime) = match kept.take() {
+        Some(kept) => kept,
+        None => {
+            let runtime = Runtime::new()?;
+            let bed = runtime.block_on(Bed::make(kind, Arc::clone(foundation)));
+            (
+                bed.with_context(|| format!("making the world {kind}"))?,
+                runtime,
+            )
+        }
+    };
+    runtime.block_on(scenario.run_on(&bed))?;
+    *kept = Some((bed, runtime));
+    Ok(())
 }
 
 impl Stage {
@@ -171,8 +204,7 @@ impl Stage {
 
 fn trial(stage: &Arc<Stage>, kind: WorldKind, scenario: Scenario) -> Trial {
     let name = format!("{kind}::{}", scenario.name());
-    let server = || host_program(DHCP_SERVER).map(drop);
-    match kind.runs_here().and_then(|()| server()) {
+    match kind.runs_here() {
         Ok(()) => {
             let stage = Arc::clone(stage);
             Trial::test(name, move || {

@@ -150,6 +150,42 @@ impl Disk {
         }
     }
 
+    /// Puts rows and claims there, past whoever has the journal open. Those of a kind that no
+    /// journal has are left out.
+    pub fn plant(&self, planted: &JournalView) {
+        let mut content = lock(&self.0);
+        for row in &planted.rows {
+            let Some(address) = address(&row.kind, &row.key) else {
+                continue;
+            };
+            let body = row.body.as_ref().map(ToString::to_string);
+            let stored = Stored {
+                body: body.unwrap_or_default().into(),
+                claims: [].into(),
+                health: Health::Whole,
+            };
+            content.rows.insert(address, stored);
+        }
+        for claim in &planted.claims {
+            let owner = address(&claim.owner.0, &claim.owner.1);
+            let claim = Claim::new(claim.scope.clone(), claim.value.clone());
+            content.claims.extend(owner.map(|owner| (claim, owner)));
+        }
+    }
+
+    /// Ends [`Self::plant`].
+    pub fn take_away(&self, planted: &JournalView) {
+        let mut content = lock(&self.0);
+        for row in &planted.rows {
+            let address = address(&row.kind, &row.key);
+            address.map(|address| content.rows.remove(&address));
+        }
+        for claim in &planted.claims {
+            let claim = Claim::new(claim.scope.clone(), claim.value.clone());
+            content.claims.remove(&claim);
+        }
+    }
+
     fn load(&self) -> Result<Vec<Row>, LoadError> {
         let content = lock(&self.0);
         let rows = content.rows.iter().map(|((kind, key), row)| {
@@ -267,6 +303,12 @@ impl Content {
         self.unsynced.clear();
         self.sync_ends = None;
     }
+}
+
+fn address(kind: &str, key: &str) -> Option<Address> {
+    let kinds = [RowKind::Nic, RowKind::Token, RowKind::Meta];
+    let kind = kinds.into_iter().find(|known| known.to_string() == kind)?;
+    Some((kind, key.to_owned()))
 }
 
 fn checked(batch: Batch) -> Result<Changes, CommitError> {

@@ -34,5 +34,5 @@ pub use ports::{HostLinks, SimPorts};
 pub use stage::Stage;
 pub use stream::{StreamEnd, pair};
 pub use trace::{Entry, Keeping, Trace};
-pub use vm::{SimVm, VmSettings};
+pub use vm::{MonitorDoor, SimVm, VmSettings};
 pub use world::{BRIDGE, MakeError, NETWORK, Plan, Sim};

@@ -106,6 +106,13 @@ impl HostLinks {
         lock(&self.0).taps.remove(name).is_some()
     }
 
+    /// Takes a link out of its bridge as an operator's mistake does; `false` when there is none.
+    pub fn take_out(&self, name: &str) -> bool {
+        let mut links = lock(&self.0);
+        let tap = links.taps.get_mut(name);
+        tap.map(|tap| tap.bridge = None).is_some()
+    }
+
     /// Opens the tap of that name, as a QEMU does that is given it by name.
     #[must_use]
     pub fn open(&self, name: &str, stand_in: &Arc<std::fs::File>) -> Option<Descriptor> {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use fake_guest::kernel::{GuestView, KernelSettings};
-use fake_guest::{FakeGuest, GuestOptions, GuestSignal, NicPlug, PortEnd};
+use fake_guest::{FakeGuest, GuestOptions, GuestSignal, NicPlug, PortEnd, Segment};
 use fake_qemu::driver::{FakeQemu, Settings, Surroundings};
 use fake_qemu::{
     BackendChange, GuestAct, GuestDevice, GuestSignal as QemuSignal, Hardware, Host, MonitorId,
@@ -45,6 +45,18 @@ pub struct VmSettings {
     pub hardware: Arc<Hardware>,
     /// How their kernels behave; the seed is each one's own.
     pub kernel: KernelSettings,
+    /// What their NICs are plugged into; without one no DHCP server answers.
+    pub segment: Option<Segment>,
+}
+
+/// Whether a VM's monitor can be reached anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MonitorDoor {
+    /// It can.
+    #[default]
+    Open,
+    /// Its socket is not where it was, as after somebody has cleaned up `/run`.
+    Hidden,
 }
 
 /// A QEMU whose descriptors are those of the simulated host.
@@ -63,6 +75,7 @@ struct Inner {
 struct State {
     settings: VmSettings,
     lives: u64,
+    monitor: MonitorDoor,
     powered: Option<Powered>,
 }
 
@@ -85,6 +98,7 @@ impl SimVm {
             state: Mutex::new(State {
                 settings: settings.clone(),
                 lives: 0,
+                monitor: MonitorDoor::Open,
                 powered: None,
             }),
         }))
@@ -96,9 +110,14 @@ impl SimVm {
         &self.0.id
     }
 
-    /// How its next life's kernel behaves.
-    pub fn change_kernel(&self, change: impl FnOnce(&mut KernelSettings)) {
-        change(&mut lock(&self.0.state).settings.kernel);
+    /// How it is made the next time it is switched on.
+    pub fn change(&self, change: impl FnOnce(&mut VmSettings)) {
+        change(&mut lock(&self.0.state).settings);
+    }
+
+    /// Lets nobody reach its monitor any more, or again. Who is connected stays so.
+    pub fn set_monitor_door(&self, door: MonitorDoor) {
+        lock(&self.0.state).monitor = door;
     }
 
     /// Starts its QEMU, unless one runs, with a guest that boots.
@@ -132,6 +151,7 @@ impl SimVm {
         };
         let side = GuestSide {
             guest: guest.clone(),
+            segment: state.settings.segment.clone(),
         };
         let qemu = Qemu::start(settings, side);
         let (clients, waiting) = mpsc::channel(BACKLOG);
@@ -228,6 +248,9 @@ impl SimVm {
     /// Connects to its monitor, which serves one client after the other.
     pub(crate) fn open_monitor(&self) -> io::Result<(StreamEnd, VmRunId)> {
         let state = lock(&self.0.state);
+        if state.monitor == MonitorDoor::Hidden {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let refused = io::ErrorKind::ConnectionRefused;
         let powered = state.powered.as_ref().ok_or(refused)?;
         let (ours, theirs) = pair();
@@ -313,6 +336,7 @@ fn act_of(signal: GuestSignal) -> Option<GuestAct> {
 #[derive(Debug)]
 pub struct GuestSide {
     guest: Arc<FakeGuest>,
+    segment: Option<Segment>,
 }
 
 impl Host<Descriptor> for GuestSide {
@@ -329,7 +353,7 @@ impl Surroundings<Descriptor> for GuestSide {
     fn signal(&mut self, signal: QemuSignal) -> Vec<(Duration, GuestAct)> {
         let guest = &self.guest;
         match signal {
-            QemuSignal::Plugged(device) => plug(guest, device),
+            QemuSignal::Plugged(device) => plug(guest, device, self.segment.clone()),
             QemuSignal::UnplugRequested { path } => guest.request_unplug(&path),
             QemuSignal::Removed { path } => guest.remove(&path),
             QemuSignal::CarrierUp { path } => guest.set_carrier(&path, Carrier::Present),
@@ -351,7 +375,7 @@ impl Surroundings<Descriptor> for GuestSide {
     }
 }
 
-fn plug(guest: &FakeGuest, device: GuestDevice) {
+fn plug(guest: &FakeGuest, device: GuestDevice, segment: Option<Segment>) {
     let mac = device.mac.and_then(|mac| MacAddr::new(mac.0).ok());
     let Some(mac) = mac else {
         return;
@@ -361,7 +385,7 @@ fn plug(guest: &FakeGuest, device: GuestDevice) {
         mtu: Some(device.mtu_bytes).filter(|bytes| *bytes > 0),
         carrier: Carrier::Present,
         nic: device.id.as_deref().and_then(NicId::from_device_id),
-        segment: None,
+        segment,
         path: device.path,
     });
 }

@@ -34,6 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub struct Plan {
     /// What all chance is drawn from.
     pub seed: u64,
+    /// Number of the first host.
+    pub first_host: usize,
     /// How many hosts there are.
     pub hosts: usize,
     /// How many VMs each of them has.
@@ -59,6 +61,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             seed: 1,
+            first_host: 0,
             hosts: 1,
             vms_per_host: 2,
             slots: 8,
@@ -124,11 +127,12 @@ impl Sim {
         let hardware = Arc::new(Hardware::with_root_ports(plan.profile, plan.slots)?);
         let stand_in = Arc::new(std::fs::File::open("/dev/null")?);
         let mut hosts = Vec::new();
-        for number in 0..plan.hosts {
+        for number in (plan.first_host..).take(plan.hosts) {
             let name = format!("host{number}");
             let settings = VmSettings {
                 hardware: hardware.clone(),
                 kernel: plan.kernel.clone(),
+                segment: None,
             };
             let vms = vms(number, plan.vms_per_host, &stage, &settings)?;
             let config = Config::parse(&configuration(plan, &vms), Path::new(&name))?;

@@ -15,9 +15,39 @@ use oracle::JournalView;
 
 pub use process::HostdProcess;
 
+use crate::site::{BRIDGE, NETWORK, SUBNET_V4, SUBNET_V6};
+
 /// How long hostd leaves alone what has a name of ours and no record: so long that the leak check
 /// finds it, and no longer, since a scenario waits for it.
 pub const QUARANTINE: Duration = Duration::from_secs(20);
+
+/// How long hostd waits for a guest that is booting: longer than any guest takes, also where it is
+/// emulated on a machine that is busy.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots.
+const CLASS: &str = "\
+default_class = \"standard\"
+[[class]]
+name = \"standard\"
+max_nics = 8
+max_addresses_per_nic = 8
+max_queues = 4
+";
+
+/// hostd's configuration in every world: `files` says where its own files are, `hypervisors` is
+/// the part about VMs.
+pub(crate) fn configuration(files: &str, hypervisors: &str) -> String {
+    format!(
+        "{files}{CLASS}\
+         [[network]]\nname = {NETWORK:?}\nkind = \"bridge\"\nbridge = {BRIDGE:?}\n\
+         mtu = 1500\nsubnets = [{SUBNET_V4:?}, {SUBNET_V6:?}]\n\
+         [quota]\nmax_nics_per_host = 1000\nmax_nics_per_tenant = 100\n\
+         [timeouts]\nattach_seconds = {}\nquarantine_seconds = {}\n{hypervisors}",
+        ATTACH_PATIENCE.as_secs(),
+        QUARANTINE.as_secs(),
+    )
+}
 
 /// The daemon of one world.
 #[async_trait(?Send)]

@@ -15,8 +15,8 @@ use oracle::JournalView;
 use tokio::process::Child;
 use tokio::sync::Mutex;
 
-use super::{Hostd, Mark, QUARANTINE, journal};
-use crate::site::{BRIDGE, NETWORK, SUBNET_V4, SUBNET_V6, Site};
+use super::{Hostd, Mark, journal};
+use crate::site::Site;
 
 /// hostd listens within milliseconds of its start; a loaded machine takes longer.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,20 +30,6 @@ const SIGKILL: i32 = 9;
 
 /// Environment variable that makes hostd die at a step of that name.
 const FAILPOINT_VARIABLE: &str = "NICFERRY_FAILPOINT";
-
-/// How long hostd waits for a guest that is booting: longer than any guest takes, also where it is
-/// emulated on a machine that is busy.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(300);
-
-/// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots.
-const CLASS: &str = "\
-default_class = \"standard\"
-[[class]]
-name = \"standard\"
-max_nics = 8
-max_addresses_per_nic = 8
-max_queues = 4
-";
 
 /// The daemon of one world; killed when dropped.
 #[derive(Debug)]
@@ -65,16 +51,8 @@ impl HostdProcess {
         let file = |name: &str| site.directory().join(name);
         let (socket, journal) = (file("hostd.sock"), file("journal.sqlite"));
         let configuration = file("hostd.toml");
-        let text = format!(
-            "socket = {socket:?}\njournal = {journal:?}\n{CLASS}\
-             [[network]]\nname = {NETWORK:?}\nkind = \"bridge\"\nbridge = {BRIDGE:?}\n\
-             mtu = 1500\nsubnets = [{SUBNET_V4:?}, {SUBNET_V6:?}]\n\
-             [quota]\nmax_nics_per_host = 1000\nmax_nics_per_tenant = 100\n\
-             [timeouts]\nattach_seconds = {}\nquarantine_seconds = {}\n{hypervisors}",
-            ATTACH_PATIENCE.as_secs(),
-            QUARANTINE.as_secs(),
-        );
-        std::fs::write(&configuration, text)?;
+        let files = format!("socket = {socket:?}\njournal = {journal:?}\n");
+        std::fs::write(&configuration, super::configuration(&files, hypervisors))?;
         Ok(Self {
             socket,
             log: file("hostd.log"),

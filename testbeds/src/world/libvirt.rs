@@ -30,6 +30,7 @@ use crate::command;
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
 use crate::hostd::{Hostd, HostdProcess};
+use crate::inspection::QemuState;
 use crate::site::Site;
 use crate::vm::{VmFiles, VmOptions};
 
@@ -238,6 +239,10 @@ impl World for LibvirtWorld {
             Some(value) => Ok(value.clone()),
             None => bail!("QEMU says: {}", answer["error"]["desc"]),
         }
+    }
+
+    async fn qemu(&self, vm: &VmId) -> Result<QemuState> {
+        QemuState::by_monitor(self, vm).await
     }
 
     async fn hide_monitor(&self, _vm: &VmId) -> Result<()> {

@@ -13,28 +13,31 @@
 mod domain;
 mod libvirt;
 mod qemu;
+mod sim;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use async_trait::async_trait;
+use misbehaviour::Rule;
 use nic_model::{NicId, VmId};
-use oracle::HostView;
+use oracle::{SystemView, Violation};
 use serde_json::Value;
 
 use crate::guest::Guest;
-use crate::host::{Host, HostState};
+use crate::host::Host;
 use crate::hostd::Hostd;
 use crate::image::host_program;
-use crate::leak;
-use crate::site::{Foundation, Site};
+use crate::inspection::QemuState;
+use crate::site::{DHCP_SERVER, Foundation, Site};
 use crate::vm::VmOptions;
 
 pub use libvirt::LibvirtWorld;
 pub use qemu::QemuWorld;
+pub use sim::{SEED_VARIABLE, SimWorld, seed};
 
 /// Names of the VMs of a world: the `qemu` world's configuration names them all beforehand.
 pub const VMS: [&str; 4] = ["vm1", "vm2", "vm3", "vm4"];
@@ -66,6 +69,9 @@ pub trait World {
     /// Runs a QMP command, past hostd.
     async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value>;
 
+    /// What a VM's QEMU has of network devices.
+    async fn qemu(&self, vm: &VmId) -> Result<QemuState>;
+
     /// Takes away the way by which a new hostd would reach a VM's QEMU, which runs on.
     async fn hide_monitor(&self, vm: &VmId) -> Result<()>;
 
@@ -85,9 +91,31 @@ pub trait World {
     /// The end of the hypervisor's own log.
     async fn log_tail(&self, lines: usize) -> String;
 
-    /// The host's part of what the oracle judges; `bare` is what it was before hostd first ran.
-    async fn host_view(&self, bare: &HostState) -> Result<HostView> {
-        Ok(leak::host_view(&self.host().state().await?, bare))
+    /// Everything at once, where that can be had without asking anybody; `None` where the parts
+    /// have to be looked at one by one.
+    async fn look(&self) -> Result<Option<SystemView>> {
+        Ok(None)
+    }
+
+    /// What is wrong at this very moment; `None` where looking would take too long, or disturb.
+    fn breaches(&self) -> Option<Vec<Violation>> {
+        None
+    }
+
+    /// Has something go wrong from now on: a scenario that asks for it says which worlds cannot.
+    ///
+    /// # Errors
+    /// When nothing goes wrong to order here, or the rule cannot be followed.
+    fn misbehave(&self, _rule: Rule) -> Result<()> {
+        bail!("in this world nothing goes wrong to order")
+    }
+
+    /// Ends [`Self::misbehave`], and tells how often the rule has been followed.
+    ///
+    /// # Errors
+    /// When there is no such rule.
+    fn behave(&self, rule: &str) -> Result<u64> {
+        bail!("there is no rule {rule}")
     }
 }
 
@@ -107,6 +135,8 @@ pub enum WorldKind {
     Qemu,
     /// A libvirtd of its own.
     Libvirt,
+    /// Everything in memory, in virtual time.
+    Sim,
 }
 
 impl fmt::Display for WorldKind {
@@ -117,7 +147,7 @@ impl fmt::Display for WorldKind {
 
 impl WorldKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Qemu, Self::Libvirt];
+    pub const ALL: [Self; 3] = [Self::Sim, Self::Qemu, Self::Libvirt];
 
     /// Its name.
     #[must_use]
@@ -125,6 +155,7 @@ impl WorldKind {
         match self {
             Self::Qemu => "qemu",
             Self::Libvirt => "libvirt",
+            Self::Sim => "sim",
         }
     }
 
@@ -133,29 +164,11 @@ impl WorldKind {
     /// # Errors
     /// What is missing, for people.
     pub fn runs_here(self) -> Result<()> {
-        anyhow::ensure!(
-            rustix::process::geteuid().is_root(),
-            "needs root, for network namespaces, taps and bridges"
-        );
-        let programs: &[&str] = match self {
-            Self::Qemu => &["ip", "tc", "dpkg-deb", "qemu-system-x86_64"],
-            Self::Libvirt => &[
-                "ip",
-                "tc",
-                "dpkg-deb",
-                "qemu-system-x86_64",
-                "libvirtd",
-                "virsh",
-            ],
-        };
-        for program in programs {
-            host_program(program)?;
+        match self {
+            Self::Sim => Ok(()),
+            Self::Qemu => real_host(&[]),
+            Self::Libvirt => real_host(&["libvirtd", "virsh"]),
         }
-        anyhow::ensure!(
-            Path::new("/dev/net/tun").exists(),
-            "this host has no /dev/net/tun"
-        );
-        Ok(())
     }
 
     /// Makes a world of this kind, without any VM yet.
@@ -163,12 +176,30 @@ impl WorldKind {
     /// # Errors
     /// When its daemons do not start.
     pub async fn make(self, foundation: Arc<Foundation>) -> Result<Box<dyn World>> {
-        let site = Arc::new(Site::make(foundation).await?);
+        let site = async { anyhow::Ok(Arc::new(Site::make(foundation).await?)) };
         Ok(match self {
-            Self::Qemu => Box::new(QemuWorld::over(site)),
-            Self::Libvirt => Box::new(LibvirtWorld::start(site).await?),
+            Self::Sim => Box::new(SimWorld::make(seed()?)?),
+            Self::Qemu => Box::new(QemuWorld::over(site.await?)),
+            Self::Libvirt => Box::new(LibvirtWorld::start(site.await?).await?),
         })
     }
+}
+
+/// Whether this machine can have guests of its own, and has these programs beside what that needs.
+fn real_host(programs: &[&str]) -> Result<()> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "needs root, for network namespaces, taps and bridges"
+    );
+    let usual = ["ip", "tc", "dpkg-deb", "qemu-system-x86_64", DHCP_SERVER];
+    for program in usual.iter().chain(programs) {
+        host_program(program)?;
+    }
+    anyhow::ensure!(
+        Path::new("/dev/net/tun").exists(),
+        "this host has no /dev/net/tun"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -179,7 +210,7 @@ mod tests {
     fn a_world_has_the_name_that_is_asked_for_on_the_command_line() {
         assert_eq!(
             WorldKind::ALL.map(|kind| kind.to_string()),
-            ["qemu", "libvirt"]
+            ["sim", "qemu", "libvirt"]
         );
     }
 }

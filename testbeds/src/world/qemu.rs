@@ -14,6 +14,7 @@ use super::{DaemonRestart, VMS, World, WorldKind};
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
 use crate::hostd::{Hostd, HostdProcess};
+use crate::inspection::QemuState;
 use crate::qemu::{Qemu, QemuStart};
 use crate::qmp::Qmp;
 use crate::site::Site;
@@ -104,6 +105,10 @@ impl World for QemuWorld {
     async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value> {
         let mut qmp = Qmp::connect(&self.files(vm).sabotage).await?;
         qmp.execute(command, arguments).await
+    }
+
+    async fn qemu(&self, vm: &VmId) -> Result<QemuState> {
+        QemuState::by_monitor(self, vm).await
     }
 
     async fn hide_monitor(&self, vm: &VmId) -> Result<()> {

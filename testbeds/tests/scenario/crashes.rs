@@ -9,7 +9,6 @@ use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::{ClientToken, NicId};
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
-use testbeds::inspection::QemuState;
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, over_to, retire, settled,
 };
@@ -84,6 +83,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         libvirtd_restarted_as_an_attach_begins,
     ];
     let libvirtd = not_in(libvirtd, WorldKind::Qemu, "QEMU alone has no daemon");
+    let libvirtd = not_in(libvirtd, WorldKind::Sim, "a QEMU in memory has no daemon");
     let mut all = scenarios![
         every_failpoint_of_hostd_is_one_to_die_at,
         qemu_killed_in_mid_attach,
@@ -262,7 +262,7 @@ async fn begin_attach(bed: &Bed, vm: &Vm, container: &Container) -> Result<Nic> 
 
 async fn until_plugged(bed: &Bed, vm: &Vm, nic: &Nic) -> Result<()> {
     bed.until("QEMU has the device", PATIENCE, || async {
-        let qemu = QemuState::of(bed.world(), &vm.id).await?;
+        let qemu = bed.world().qemu(&vm.id).await?;
         Ok(qemu.devices.contains(&nic.id.device_id()).then_some(()))
     })
     .await

@@ -5,7 +5,6 @@ use host_api::{NicState, ProblemCode};
 use testbeds::bed::Bed;
 use testbeds::host::Planted;
 use testbeds::hostd::QUARANTINE;
-use testbeds::inspection::QemuState;
 use testbeds::requests::{PATIENCE, at_once, attach_new, in_state, into, retire, settled};
 use testbeds::scenario::{Scenario, not_in};
 use testbeds::scenarios;
@@ -47,7 +46,7 @@ async fn a_nic_detached_behind_hostds_back(bed: &Bed) -> Result<()> {
     let code = lost.last_error.as_ref().map(|problem| problem.code);
     ensure!(code == Some(ProblemCode::DeviceRemoved), "{lost:?}");
     ensure!(
-        !QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        !bed.world().qemu(&vm.id).await?.has(&nic.id),
         "QEMU still has it"
     );
     let attach = into(&vm, container.target());
@@ -126,7 +125,7 @@ async fn a_vm_whose_socket_disappears_is_not_taken_for_off(bed: &Bed) -> Result<
             Ok(is_told.then_some(nic))
         })
         .await?;
-    let has_device = QemuState::of(bed.world(), &vm.id).await?.has(&nic.id);
+    let has_device = bed.world().qemu(&vm.id).await?.has(&nic.id);
     bed.world().reveal_monitor(&vm.id).await?;
 
     ensure!(blocked.placement == nic.placement, "{blocked:?}");

@@ -8,7 +8,6 @@ use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::{NicId, PowerState, Target};
 use testbeds::bed::{BOOT_DEADLINE, Bed};
 use testbeds::guest::{HostileBytes, Where};
-use testbeds::inspection::QemuState;
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, detach, into, nic_on_blue, refusal, retire, settled,
 };
@@ -93,7 +92,7 @@ async fn a_guest_whose_driver_is_gone_blocks_the_detach_visibly(bed: &Bed) -> Re
     let early = refusal(client.attach_nic(&nic.id, &again, &at_once()).await)?;
     ensure!(early.code == ProblemCode::Conflict, "{early:?}");
     ensure!(
-        QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        bed.world().qemu(&vm.id).await?.has(&nic.id),
         "QEMU has let go of {} though the guest has not",
         nic.id
     );
@@ -122,7 +121,7 @@ async fn a_blocked_detach_outlives_hostd(bed: &Bed) -> Result<()> {
     let blocked = client.nic(&nic.id).await?;
     ensure!(blocked.state == NicState::Detaching, "{blocked:?}");
     ensure!(
-        QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        bed.world().qemu(&vm.id).await?.has(&nic.id),
         "QEMU has let go of {} though the guest has not",
         nic.id
     );

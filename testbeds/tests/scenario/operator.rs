@@ -5,8 +5,9 @@ use host_api::{Nic, NicState};
 use testbeds::bed::Bed;
 use testbeds::command::{self, Finished, words};
 use testbeds::requests::PATIENCE;
-use testbeds::scenario::Scenario;
+use testbeds::scenario::{Scenario, not_in};
 use testbeds::scenarios;
+use testbeds::world::WorldKind;
 
 use super::usable::{has_left, is_bare, is_usable};
 
@@ -15,7 +16,11 @@ const REFUSED: i32 = 3;
 const NOT_FOUND: i32 = 4;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![a_person_does_it_all_with_nicctl]
+    not_in(
+        scenarios![a_person_does_it_all_with_nicctl],
+        WorldKind::Sim,
+        "nicctl is a program, and finds no socket of a hostd in memory",
+    )
 }
 
 async fn nicctl(bed: &Bed, line: &str) -> Result<Finished> {

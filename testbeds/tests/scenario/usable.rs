@@ -7,7 +7,6 @@ use host_api::Nic;
 use nic_model::IpNet;
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::{Admin, Container, GuestLink};
-use testbeds::inspection::QemuState;
 use testbeds::requests::PATIENCE;
 use testbeds::site::{HOST_V4, HOST_V6};
 
@@ -74,7 +73,7 @@ pub(crate) async fn has_left(bed: &Bed, vm: &Vm, container: &Container, nic: &Ni
         "{nic:?} is to be elsewhere"
     );
     ensure!(
-        !QemuState::of(bed.world(), &vm.id).await?.has(&nic.id),
+        !bed.world().qemu(&vm.id).await?.has(&nic.id),
         "QEMU of {} still has {}",
         vm.id,
         nic.id

@@ -7,7 +7,7 @@ use nic_model::NicId;
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
 use testbeds::host::HostState;
-use testbeds::inspection::{GuestState, QemuState};
+use testbeds::inspection::GuestState;
 use testbeds::site::BRIDGE;
 use testbeds::world::WorldKind;
 
@@ -66,7 +66,7 @@ impl Census {
         let (mut devices, mut netdevs, mut defined) = (0, 0, 0);
         let (mut nics, mut own, mut held, mut names) = (0, 0, 0, 0);
         for vm in bed.running_vms().await {
-            let qemu = QemuState::of(bed.world(), &vm.id).await?;
+            let qemu = bed.world().qemu(&vm.id).await?;
             devices += qemu.devices.len();
             netdevs += qemu.netdevs.len();
             defined += qemu.defined.len();
