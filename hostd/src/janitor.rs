@@ -13,28 +13,38 @@ use std::time::Duration;
 
 use nic_model::NicId;
 use port::{Holder, PortView};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::daemon::half_deleted;
 use crate::service::finish_deletion;
 use crate::worker::{Tools, chain};
 
-/// How often the janitor looks.
+/// How often the janitor looks, unless there is so much to look at that it would take more than a
+/// thousandth of the time; and how often at least.
 const ROUND: Duration = Duration::from_secs(5);
+const SHARE: u32 = 1000;
+const ROUND_MAX: Duration = Duration::from_secs(60);
 
 /// Cleans up until the task is aborted. What a detach leaves is removed as soon as it is known;
 /// what cannot be removed, or was left before a crash, is found by the next round.
 pub(crate) async fn run(tools: Tools) {
     let mut quarantine = BTreeMap::new();
-    let mut rounds = tokio::time::interval(ROUND);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_round = Instant::now();
     loop {
         tokio::select! {
             biased;
-            _ = rounds.tick() => clean_up(&tools, &mut quarantine).await,
+            () = tokio::time::sleep_until(next_round) => {
+                let began = Instant::now();
+                clean_up(&tools, &mut quarantine).await;
+                next_round = Instant::now() + pause_after(began.elapsed());
+            }
             nic = tools.ports.next_left() => clean_left(&tools, &nic).await,
         }
     }
+}
+
+fn pause_after(round: Duration) -> Duration {
+    (round * SHARE).clamp(ROUND, ROUND_MAX)
 }
 
 async fn clean_up(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
@@ -60,12 +70,9 @@ async fn finish_deletions(tools: &Tools) {
 
 /// What a detach has just left. Who holds its tap may not have been QEMU.
 async fn clean_left(tools: &Tools, nic: &NicId) {
-    match tools.ports.list().await {
-        Ok(found) => {
-            if let Some(port) = found.iter().find(|port| port.nic == *nic) {
-                remove_unless_held(tools, port).await;
-            }
-        }
+    match tools.ports.find(nic).await {
+        Ok(Some(port)) => remove_unless_held(tools, &port).await,
+        Ok(None) => {}
         Err(error) => tracing::warn!(%nic, error = chain(&error), "ports not listed"),
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use nic_model::{NetworkName, NicId};
 use port::{IsolatePortError, ListPortsError, PortProvider, PortView, RemovePortError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::failpoint::{self, Side};
 use crate::sabotage::{self, Sabotage};
@@ -45,7 +46,11 @@ pub struct HostPorts {
     left: watch::Sender<BTreeSet<NicId>>,
     /// Being isolated or removed just now because their NICs have no place.
     claimed: Arc<Watched<BTreeSet<NicId>>>,
+    last_listing: tokio::sync::Mutex<Option<(Instant, Arc<Listing>)>>,
 }
+
+/// Ports by NIC.
+pub type Listing = BTreeMap<NicId, PortView>;
 
 /// A port that nobody makes meanwhile.
 struct Claim {
@@ -67,6 +72,7 @@ impl HostPorts {
             networks,
             left: watch::Sender::default(),
             claimed: Arc::default(),
+            last_listing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -84,6 +90,36 @@ impl HostPorts {
         match self.networks.values().next() {
             Some(any) => any.ports().await,
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// Every port on this host by NIC, as it was at most so long ago: for those who look at many
+    /// things often, and look anew at what strikes them.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn recently(&self, at_most: Duration) -> Result<Arc<Listing>, ListPortsError> {
+        let mut last = self.last_listing.lock().await;
+        if let Some((at, listing)) = &*last
+            && at.elapsed() <= at_most
+        {
+            return Ok(Arc::clone(listing));
+        }
+        let ports = self.list().await?.into_iter();
+        let listing: Listing = ports.map(|port| (port.nic.clone(), port)).collect();
+        let listing = Arc::new(listing);
+        *last = Some((Instant::now(), Arc::clone(&listing)));
+        Ok(listing)
+    }
+
+    /// One port on this host, if it has any object.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn find(&self, nic: &NicId) -> Result<Option<PortView>, ListPortsError> {
+        match self.networks.values().next() {
+            Some(any) => any.port(nic).await,
+            None => Ok(None),
         }
     }
 

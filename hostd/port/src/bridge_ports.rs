@@ -213,4 +213,8 @@ impl PortProvider for BridgePorts {
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {
         self.host.ports().await.map_err(ListPortsError)
     }
+
+    async fn port(&self, nic: &NicId) -> Result<Option<PortView>, ListPortsError> {
+        self.host.find(nic).await.map_err(ListPortsError)
+    }
 }

@@ -3,6 +3,7 @@
 //! A tap that is up already may belong to a running VM: the steps then correct what is wrong and
 //! leave alone what is right, so that a repeated `make` costs no frame and grants no new burst.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 
@@ -435,22 +436,46 @@ impl Host {
 
     /// Every port of ours, by the names of its links.
     pub(crate) async fn ports(&self) -> Result<Vec<PortView>, Cause> {
-        let links = self.netlink.links().await?;
-        let mut ports: Vec<PortView> = Vec::new();
-        for link in &links {
-            let Some(nic) = NicId::from_link_name(&link.name) else {
-                continue;
-            };
-            let position = ports.iter().position(|port| port.nic == nic);
-            let position = position.unwrap_or_else(|| {
-                ports.push(nothing_of(nic));
-                ports.len() - 1
-            });
-            add_link(&mut ports[position], link, &links);
-        }
-        ports.sort_by(|one, other| one.nic.cmp(&other.nic));
-        Ok(ports)
+        Ok(ports_among(&self.netlink.links().await?))
     }
+
+    /// One port, without a look at all the others there may be.
+    pub(crate) async fn find(&self, nic: &NicId) -> Result<Option<PortView>, Cause> {
+        let mut links = Vec::new();
+        for name in [nic.tap_name(), nic.ifb_name(), nic.peer_name()] {
+            links.extend(self.netlink.link_by_name(&link_name(name)).await?);
+        }
+        let masters: BTreeSet<_> = links.iter().filter_map(|link| link.master).collect();
+        for master in masters {
+            links.extend(self.netlink.link(master).await?);
+        }
+        Ok(ports_among(&links).pop())
+    }
+}
+
+/// The ports that links are parts of, by NIC.
+fn ports_among(links: &[LinkView]) -> Vec<PortView> {
+    let surroundings = Surroundings {
+        by_index: links.iter().map(|link| (link.index, link)).collect(),
+        by_name: links
+            .iter()
+            .map(|link| (link.name.as_str(), link))
+            .collect(),
+    };
+    let mut ports: BTreeMap<NicId, PortView> = BTreeMap::new();
+    for link in links {
+        if let Some(nic) = NicId::from_link_name(&link.name) {
+            let port = ports.entry(nic.clone()).or_insert_with(|| nothing_of(nic));
+            add_link(port, link, &surroundings);
+        }
+    }
+    ports.into_values().collect()
+}
+
+/// Links that others name.
+struct Surroundings<'a> {
+    by_index: BTreeMap<LinkIndex, &'a LinkView>,
+    by_name: BTreeMap<&'a str, &'a LinkView>,
 }
 
 fn nothing_of(nic: NicId) -> PortView {
@@ -464,7 +489,7 @@ fn nothing_of(nic: NicId) -> PortView {
     }
 }
 
-fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
+fn add_link(port: &mut PortView, link: &LinkView, links: &Surroundings<'_>) {
     if link.name == port.nic.ifb_name() {
         port.ifb = Some(link.name.clone());
         return;
@@ -473,9 +498,7 @@ fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
     if link.name == port.nic.peer_name() {
         return;
     }
-    let master = links
-        .iter()
-        .find(|master| Some(master.index) == link.master);
+    let master = link.master.and_then(|master| links.by_index.get(&master));
     port.tap = Some(link.name.clone());
     port.bridge = master.map(|master| master.name.clone());
     port.admin = match link.admin {
@@ -487,12 +510,11 @@ fn add_link(port: &mut PortView, link: &LinkView, links: &[LinkView]) {
 
 /// A tap's carrier is its holder. A pair has one only while both ends are on, so what counts is
 /// that whoever took the far end has switched it on, or has taken it elsewhere.
-fn holder(link: &LinkView, far_end: &str, links: &[LinkView]) -> Holder {
+fn holder(link: &LinkView, far_end: &str, links: &Surroundings<'_>) -> Holder {
     let held = match link.kind.as_deref() {
         Some("veth") => {
-            let lies_unused =
-                |other: &LinkView| other.name == far_end && other.admin == LinkAdmin::Down;
-            !links.iter().any(lies_unused)
+            let far_end = links.by_name.get(far_end);
+            far_end.is_none_or(|far_end| far_end.admin != LinkAdmin::Down)
         }
         _ => link.far_end == Carrier::Present,
     };

@@ -43,6 +43,9 @@ pub trait PortProvider: Send + Sync + 'static {
 
     /// Every port of ours that has any object on this host, of this network or not.
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError>;
+
+    /// One of them; `None` when it has no object.
+    async fn port(&self, nic: &NicId) -> Result<Option<PortView>, ListPortsError>;
 }
 
 /// Whatever keeps others from making a port while it is removed: dropped when that has ended.

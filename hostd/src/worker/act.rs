@@ -17,6 +17,8 @@ use crate::board::{News, TimedStep};
 use crate::failpoint::{self, Side};
 use crate::sabotage::{self, Sabotage};
 
+/// How old a listing of ports may be that a look at all NICs of a VM begins with.
+const LISTING_AGE: Duration = Duration::from_secs(15);
 /// A guest that changes its mind faster than this fills nobody's history of events.
 const GUEST_NEWS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -280,8 +282,8 @@ impl VmWorker {
 
     /// What is there of a NIC's port, as the kernel shows it.
     pub(super) async fn look_at_port(&self, record: &NicRecord) -> PortSeen {
-        match self.tools.ports.list().await {
-            Ok(found) => self.port_seen(&found, record),
+        match self.tools.ports.find(&record.id).await {
+            Ok(found) => self.port_seen(found.as_ref(), record),
             // Not known to be absent: making it again finds what is there, and so does cutting it
             // off.
             Err(error) => {
@@ -291,9 +293,11 @@ impl VmWorker {
         }
     }
 
-    /// Looks at the host end of every NIC in use: nobody tells when somebody takes it away.
+    /// Looks at the host end of every NIC in use: nobody tells when somebody takes it away. All
+    /// workers of a host share a listing; whatever is not right in it is looked at anew, since it
+    /// may have been put right since.
     pub(super) async fn look_at_ports(&mut self, records: &[NicRecord]) {
-        let found = match self.tools.ports.list().await {
+        let found = match self.tools.ports.recently(LISTING_AGE).await {
             Ok(found) => found,
             Err(error) => {
                 return tracing::warn!(vm = %self.vm, error = chain(&error), "ports not listed");
@@ -303,7 +307,10 @@ impl VmWorker {
             .iter()
             .filter(|record| record.state == NicState::InUse);
         for record in in_use {
-            let seen = self.port_seen(&found, record);
+            let mut seen = self.port_seen(found.get(&record.id), record);
+            if seen != PortSeen::Ready {
+                seen = self.look_at_port(record).await;
+            }
             // A VM that has just ended has let go of its tap too: that is to be seen first.
             self.stale |= seen == PortSeen::Absent;
             if let Some(progress) = self.nics.get_mut(&record.id) {
@@ -312,11 +319,11 @@ impl VmWorker {
         }
     }
 
-    /// What is there of a NIC's port among those `found`. A tap without a holder has yet to be
+    /// What is there of a NIC's port that was `found`. A tap without a holder has yet to be
     /// plugged, for which it is made again: that opens the queues to be passed. One of a NIC in use
     /// is not what its device is connected to: the device's own was removed.
-    fn port_seen(&self, found: &[PortView], record: &NicRecord) -> PortSeen {
-        let Some(port) = found.iter().find(|port| port.nic == record.id) else {
+    fn port_seen(&self, found: Option<&PortView>, record: &NicRecord) -> PortSeen {
+        let Some(port) = found else {
             return PortSeen::Absent;
         };
         let connected = port.tap.is_some() && port.holder == Holder::Somebody;
@@ -351,25 +358,24 @@ impl VmWorker {
                 .filter(|nic| !self.holds_tap_of(nic))
                 .collect()
         });
-        if placed.is_empty() {
-            return None;
-        }
-        let found = match self.tools.ports.list().await {
-            Ok(found) => found,
-            Err(error) => {
-                return Some(format!(
-                    "the VM looks off, but who holds its taps is not known: {}",
-                    chain(&error)
-                ));
+        for nic in &placed {
+            let tap = nic.tap_name();
+            match self.tools.ports.find(nic).await {
+                Ok(Some(port)) if port.holder == Holder::Somebody => {
+                    return Some(format!(
+                        "the VM looks off, but a process still holds tap {tap}"
+                    ));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    return Some(format!(
+                        "the VM looks off, but who holds {tap} is not known: {}",
+                        chain(&error)
+                    ));
+                }
             }
-        };
-        let mut held = found
-            .into_iter()
-            .filter(|port| port.holder == Holder::Somebody && placed.contains(&port.nic));
-        let tap = held.next()?.nic.tap_name();
-        Some(format!(
-            "the VM looks off, but a process still holds tap {tap}"
-        ))
+        }
+        None
     }
 
     fn holds_tap_of(&self, nic: &NicId) -> bool {

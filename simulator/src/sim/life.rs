@@ -83,14 +83,17 @@ impl Life {
     pub fn end(&self, why: &str) {
         if !self.0.over.swap(true, Ordering::Relaxed) {
             self.0.stage.note(&self.0.host, "dies", why.as_bytes());
-            self.0.ended.notify_one();
+            self.0.ended.notify_waiters();
         }
     }
 
-    /// Waits until it has ended; for one waiter.
+    /// Waits until it has ended.
     pub async fn ended(&self) {
-        while !self.is_over() {
-            self.0.ended.notified().await;
+        let mut ended = std::pin::pin!(self.0.ended.notified());
+        // From here on its end does not go unheard.
+        ended.as_mut().enable();
+        if !self.is_over() {
+            ended.await;
         }
     }
 

@@ -387,21 +387,30 @@ impl PortProvider for SimPorts {
             .await
             .map_err(ListPortsError)?;
         let links = lock(&self.links.0);
-        let views = links.taps.iter().filter_map(|(name, tap)| {
-            Some(PortView {
-                nic: NicId::from_link_name(name)?,
-                tap: Some(name.clone()),
-                ifb: None,
-                bridge: tap.bridge.clone(),
-                admin: tap.admin,
-                holder: match tap.queues_held {
-                    0 => Holder::Nobody,
-                    _ => Holder::Somebody,
-                },
-            })
-        });
-        Ok(views.collect())
+        Ok(links.taps.iter().filter_map(view_of).collect())
     }
+
+    async fn port(&self, nic: &NicId) -> Result<Option<PortView>, ListPortsError> {
+        let looked = self.misbehave("port.list", Some(nic)).await;
+        looked.map_err(ListPortsError)?;
+        let links = lock(&self.links.0);
+        let found = links.taps.get_key_value(&nic.tap_name());
+        Ok(found.and_then(view_of))
+    }
+}
+
+fn view_of((name, tap): (&String, &Tap)) -> Option<PortView> {
+    Some(PortView {
+        nic: NicId::from_link_name(name)?,
+        tap: Some(name.clone()),
+        ifb: None,
+        bridge: tap.bridge.clone(),
+        admin: tap.admin,
+        holder: match tap.queues_held {
+            0 => Holder::Nobody,
+            _ => Holder::Somebody,
+        },
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What everything in one simulated world shares: its time, its chance, its rules, its trace.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct Stage {
     seed: u64,
     trace: Arc<Mutex<Trace>>,
     rules: Arc<Mutex<Rulebook>>,
+    /// By how many milliseconds people's clocks are ahead.
+    ahead_ms: Arc<AtomicI64>,
 }
 
 impl Stage {
@@ -27,6 +30,7 @@ impl Stage {
             seed,
             trace: Arc::new(Mutex::new(Trace::new(keeping))),
             rules: Arc::new(Mutex::new(rules)),
+            ahead_ms: Arc::default(),
         }
     }
 
@@ -34,6 +38,19 @@ impl Stage {
     #[must_use]
     pub fn now(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    /// Sets the clocks that people read forward, or back; what waits for time to pass does not
+    /// notice.
+    pub fn jump_clock(&self, seconds: i64) {
+        let jump_ms = seconds.saturating_mul(1000);
+        self.ahead_ms.fetch_add(jump_ms, Ordering::Relaxed);
+    }
+
+    /// By how many milliseconds the clocks that people read are ahead.
+    #[must_use]
+    pub fn ahead_ms(&self) -> i64 {
+        self.ahead_ms.load(Ordering::Relaxed)
     }
 
     /// Chance for one part of the world, which other parts do not disturb.

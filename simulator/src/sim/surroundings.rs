@@ -10,13 +10,16 @@ use super::stage::{Stage, lock};
 /// When every world begins, in milliseconds since the Unix epoch: 2026-01-01T00:00:00Z.
 pub(crate) const EPOCH_MS: u64 = 1_767_225_600_000;
 
-/// A clock that shows the time since the world began.
+/// A clock that shows the time since the world began, unless somebody has set it.
 #[derive(Debug)]
 pub(crate) struct WorldClock(pub(crate) Stage);
 
 impl WallClock for WorldClock {
     fn unix_ms(&self) -> u64 {
-        EPOCH_MS + u64::try_from(self.0.now().as_millis()).unwrap_or(u64::MAX)
+        let passed = u64::try_from(self.0.now().as_millis()).unwrap_or(u64::MAX);
+        EPOCH_MS
+            .saturating_add(passed)
+            .saturating_add_signed(self.0.ahead_ms())
     }
 }
 

@@ -12,7 +12,9 @@ use crate::lifecycle::{limited, state};
 async fn view(ports: &impl PortProvider, spec: &PortSpec) -> PortView {
     let found = ports.ports().await.unwrap();
     let own = found.into_iter().find(|port| port.nic == spec.nic);
-    own.expect("the port is listed")
+    let own = own.expect("the port is listed");
+    assert_eq!(ports.port(&spec.nic).await.unwrap().as_ref(), Some(&own));
+    own
 }
 
 /// The far end in a namespace of its own, with an Ethernet address and an IP address.

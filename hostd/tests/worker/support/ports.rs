@@ -253,6 +253,11 @@ impl PortProvider for ScriptedPorts {
         Some(&self.bridge)
     }
 
+    async fn port(&self, nic: &NicId) -> Result<Option<PortView>, ListPortsError> {
+        let mut all = self.ports().await?.into_iter();
+        Ok(all.find(|port| port.nic == *nic))
+    }
+
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {
         let ports = self.lock().clone();
         let view = |(nic, port): (NicId, ScriptedPort)| PortView {

@@ -1,0 +1,50 @@
+//! `simulator fleet`: thousands of VMs under faults, and what came of them.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use simulator::fleet::{self, FleetPlan};
+
+use super::console::say;
+
+/// Runs a fleet of simulated VMs to its end.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fleet {
+    /// How many VMs
+    #[arg(long, default_value = "10000")]
+    vms: NonZeroUsize,
+    /// How many attaches, detaches and moves
+    #[arg(long, default_value = "100000")]
+    ops: NonZeroU64,
+    /// What all chance is drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many VMs on each host
+    #[arg(long, default_value = "250")]
+    vms_per_host: NonZeroUsize,
+    /// Tell the result as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Fleet {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let plan = FleetPlan {
+            vms: self.vms.get(),
+            operations: self.ops.get(),
+            seed: self.seed,
+            vms_per_host: self.vms_per_host.get(),
+        };
+        let report = fleet::run(&plan)?;
+        if self.json {
+            say(serde_json::to_string(&report).context("failed to write the report")?);
+        } else {
+            say(&report);
+        }
+        Ok(match report.is_clean() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! A fleet: thousands of VMs, operators that never rest, guests that refuse, everything that can go
+//! wrong; and in the end nothing that is wrong.
+//!
+//! ```text
+//!   FleetPlan ──► two shards, each a thread with a world of its own
+//!                   set up ──► operate under faults, look now and then ──► faults stop, drain
+//!                   ──► judge all ──► delete all ──► what is left has leaked
+//!             ──► Report: counts, violations, leaks, one hash of both traces
+//! ```
+//!
+//! Hosts have nothing to do with each other, so the shards run side by side and what comes of them
+//! does not depend on which is faster. There are always two, so that a seed means the same on every
+//! machine.
+
+mod faults;
+mod operator;
+mod report;
+mod shard;
+
+use std::thread;
+use std::time::Instant;
+
+pub use report::Report;
+
+use crate::sim::MakeError;
+use report::Shards;
+use shard::{Shard, ShardPlan};
+
+/// Shards of a fleet.
+const SHARDS: usize = 2;
+
+/// What a fleet is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FleetPlan {
+    /// How many VMs there are, about: hosts have the same number each.
+    pub vms: usize,
+    /// How many operations are carried out.
+    pub operations: u64,
+    /// What all chance is drawn from.
+    pub seed: u64,
+    /// How many VMs a host has.
+    pub vms_per_host: usize,
+}
+
+/// Why a fleet came to no end.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// A world could not be made.
+    #[error("failed to make a world")]
+    Make(#[from] MakeError),
+    /// A thread could not be started.
+    #[error("failed to start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The simulator has a bug: the panic itself is reported where it happened.
+    #[error("shard {0} panicked")]
+    Panicked(usize),
+}
+
+/// Runs a fleet to its end.
+///
+/// # Errors
+/// When it could not be made; whatever goes wrong in it is in the report.
+pub fn run(plan: &FleetPlan) -> Result<Report, FleetError> {
+    let began = Instant::now();
+    let mut shards = Vec::new();
+    for number in 0..SHARDS {
+        let shard = ShardPlan::of(plan, number, SHARDS);
+        let thread = thread::Builder::new().name(format!("shard-{number}"));
+        let running = thread.spawn(move || Shard::run(&shard));
+        shards.push(running.map_err(FleetError::Thread)?);
+    }
+    let mut finished = Vec::new();
+    for (number, shard) in shards.into_iter().enumerate() {
+        let outcome = shard
+            .join()
+            .map_err(|_panic| FleetError::Panicked(number))?;
+        finished.push(outcome?);
+    }
+    Ok(Report::of(plan, Shards(finished), began.elapsed()))
+}

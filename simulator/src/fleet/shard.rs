@@ -1,0 +1,310 @@
+//! One shard of a fleet: a world with its share of hosts, from set-up to the last look.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use fake_guest::kernel::Unplug;
+use misbehaviour::{Chance, Pace, Span};
+use oracle::{Moment, Violation};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::faults;
+use super::operator::{CONTAINERS, Ledger, Operator, Tally};
+use crate::fleet::FleetPlan;
+use crate::sim::{Host, Keeping, MakeError, Plan, Sim, SimVm};
+
+/// Root ports of each VM.
+const SLOTS: usize = 8;
+/// Which share of the guests refuses to let go of a device.
+const REFUSING: f64 = 0.05;
+/// How often something of the fleet breaks down or is looked at.
+const ROUND: Duration = Duration::from_millis(100);
+/// How probable it is in a round that a hostd is killed, and that a host is looked at.
+const KILLED: f64 = 0.05;
+const LOOKED_AT: f64 = 0.25;
+/// How long a hostd that was killed, and a QEMU that crashed, stay away.
+const AWAY: Duration = Duration::from_millis(300);
+/// How long everything may take to come to rest once nothing goes wrong any more, in virtual time.
+const DRAIN: Duration = Duration::from_secs(240);
+/// Violations that are kept in words.
+const VIOLATIONS_KEPT: usize = 20;
+
+/// What one shard is to be.
+#[derive(Debug, Clone)]
+pub(super) struct ShardPlan {
+    seed: u64,
+    first_host: usize,
+    hosts: usize,
+    vms_per_host: usize,
+    operations: u64,
+}
+
+/// What came of one shard.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ShardReport {
+    pub(super) hosts: usize,
+    pub(super) vms: usize,
+    pub(super) tally: Tally,
+    pub(super) hostd_deaths: u64,
+    pub(super) qemu_deaths: u64,
+    pub(super) looks: u64,
+    pub(super) violations: Vec<Violation>,
+    pub(super) violation_count: u64,
+    pub(super) leaks: Vec<String>,
+    pub(super) trace_hash: [u8; 32],
+    pub(super) trace_entries: u64,
+    pub(super) virtual_time: Duration,
+    pub(super) set_up: Duration,
+    pub(super) operating: Duration,
+}
+
+impl ShardPlan {
+    pub(super) fn of(plan: &FleetPlan, number: usize, shards: usize) -> Self {
+        let hosts = plan.vms.div_ceil(plan.vms_per_host).max(shards);
+        let share = |total: usize| total * (number + 1) / shards - total * number / shards;
+        let operations = usize::try_from(plan.operations).unwrap_or(usize::MAX);
+        Self {
+            seed: Chance::new(plan.seed)
+                .fork(&format!("shard/{number}"))
+                .next_u64(),
+            first_host: hosts * number / shards,
+            hosts: share(hosts),
+            vms_per_host: plan.vms_per_host.min(plan.vms.div_ceil(hosts)),
+            operations: share(operations) as u64,
+        }
+    }
+
+    fn world(&self) -> Plan {
+        Plan {
+            seed: self.seed,
+            first_host: self.first_host,
+            hosts: self.hosts,
+            vms_per_host: self.vms_per_host,
+            slots: SLOTS,
+            max_nics: SLOTS as u64,
+            keeping: Keeping::Hash,
+            ..Plan::default()
+        }
+    }
+}
+
+/// A shard at work.
+pub(super) struct Shard {
+    sim: Sim,
+    chance: Chance,
+    report: ShardReport,
+}
+
+impl Shard {
+    /// Runs one from its beginning to its end, on this thread.
+    pub(super) fn run(plan: &ShardPlan) -> Result<ShardReport, MakeError> {
+        let began = Instant::now();
+        Sim::run(&plan.world(), async |sim| {
+            let mut shard = Self {
+                chance: sim.stage.chance("fleet"),
+                report: ShardReport {
+                    hosts: sim.hosts.len(),
+                    vms: sim.vms().count(),
+                    ..ShardReport::default()
+                },
+                sim,
+            };
+            let (ledger, operators) = shard.set_up().await;
+            shard.report.set_up = began.elapsed();
+            let began = Instant::now();
+            ledger.entries().left = plan.operations;
+            shard.operate(&ledger, operators).await;
+            shard.drain().await;
+            shard.report.operating = began.elapsed();
+            shard.close(&ledger).await;
+            shard.report
+        })
+    }
+
+    /// Containers in every guest, NICs for every operator, and guests that refuse.
+    async fn set_up(&mut self) -> (Ledger, Vec<Operator>) {
+        sleep(Duration::from_secs(1)).await;
+        let ledger = Ledger::default();
+        let mut setting_up = JoinSet::new();
+        for (number, host) in self.sim.hosts.iter().enumerate() {
+            for vm in host.vms().values() {
+                make_containers(vm);
+                if self.chance.happens(REFUSING) {
+                    change_unplug(vm, Unplug::Refuses);
+                }
+                let mut operator = Operator::new(host, number, vm, &self.sim.stage, &ledger);
+                setting_up.spawn(async move {
+                    operator.set_up().await;
+                    operator
+                });
+            }
+        }
+        let mut operators = setting_up.join_all().await;
+        // In the order of their names, whoever was done first.
+        operators.sort_by(|one, other| one.name().cmp(other.name()));
+        (ledger, operators)
+    }
+
+    /// Lets everybody work while things go wrong.
+    async fn operate(&mut self, ledger: &Ledger, operators: Vec<Operator>) {
+        for rule in faults::rules() {
+            let added = self.sim.stage.rules().add(rule);
+            added.expect("the constants are rules, each of its own name");
+        }
+        let mut working = JoinSet::new();
+        for mut operator in operators {
+            working.spawn(async move { operator.work().await });
+        }
+        while !working.is_empty() {
+            tokio::select! {
+                biased;
+                _ended = working.join_next() => {}
+                () = sleep(ROUND) => self.round().await,
+            }
+        }
+        self.report.tally = ledger.entries().tally;
+    }
+
+    /// Something breaks down now and then, and is put right; and somebody looks.
+    async fn round(&mut self) {
+        self.revive();
+        let host = self.chance.pick(&self.sim.hosts).cloned();
+        if let Some(host) = host.filter(|_| self.chance.happens(KILLED)) {
+            self.report.hostd_deaths += u64::from(host.kill());
+            sleep(AWAY).await;
+            self.boot(&host);
+        }
+        let host = self.chance.pick(&self.sim.hosts).cloned();
+        if let Some(host) = host.filter(|_| self.chance.happens(LOOKED_AT)) {
+            self.report.looks += 1;
+            self.judge(&host, Moment::Any);
+        }
+    }
+
+    fn revive(&mut self) {
+        let dead: Vec<SimVm> = self.sim.vms().map(|(_, vm)| vm.clone()).collect();
+        for vm in dead.iter().filter(|vm| vm.guest_handle().is_none()) {
+            self.report.qemu_deaths += 1;
+            vm.power_on();
+            make_containers(vm);
+        }
+        for host in self.sim.hosts.clone() {
+            if host.life().is_none() {
+                self.boot(&host);
+            }
+        }
+    }
+
+    fn boot(&mut self, host: &Host) {
+        if let Err(error) = host.boot() {
+            self.complain(vec![format!("{}: does not start: {error}", host.name())]);
+        }
+    }
+
+    /// Nothing goes wrong any more, and everybody lets go: whatever is under way comes to its end.
+    async fn drain(&mut self) {
+        self.sim.stage.rules().clear();
+        for (_, vm) in self.sim.vms() {
+            let pace = Pace::After(Span(Duration::from_millis(50)));
+            change_unplug(vm, Unplug::LetsGo(pace));
+        }
+        self.revive();
+        let found = self.sim.come_to_rest(DRAIN).await;
+        self.complain(found);
+    }
+
+    /// Every promise is kept, and of what is given back nothing is left.
+    async fn close(&mut self, ledger: &Ledger) {
+        let promised = ledger.entries().promised.clone();
+        for (nic, host) in &promised {
+            let host = &self.sim.hosts[*host];
+            let known = host.service().is_some_and(|it| it.store.nic(nic).is_some());
+            if !known {
+                self.complain(vec![format!(
+                    "{}: {nic} was promised and is gone",
+                    host.name()
+                )]);
+            }
+        }
+        for host in self.sim.hosts.clone() {
+            give_everything_back(&host).await;
+        }
+        self.sim.pass(Duration::from_secs(10)).await;
+        let leaks: Vec<_> = self.sim.hosts.iter().flat_map(left_on).collect();
+        let trace = self.sim.stage.trace();
+        self.report.trace_hash = trace.hash();
+        self.report.trace_entries = trace.entries();
+        drop(trace);
+        self.report.leaks = leaks;
+        self.report.virtual_time = self.sim.stage.now();
+    }
+
+    fn judge(&mut self, host: &Host, moment: Moment) {
+        let found = host.violations(moment);
+        let named = found.into_iter().map(|it| format!("{}: {it}", host.name()));
+        self.complain(named.collect());
+    }
+
+    fn complain(&mut self, found: Vec<Violation>) {
+        self.report.violation_count += found.len() as u64;
+        let room = VIOLATIONS_KEPT.saturating_sub(self.report.violations.len());
+        self.report.violations.extend(found.into_iter().take(room));
+    }
+}
+
+fn make_containers(vm: &SimVm) {
+    let Some(guest) = vm.guest_handle() else {
+        return;
+    };
+    for name in CONTAINERS {
+        let name = name.parse().expect("the constants are valid names");
+        let made = guest.add_netns(&name);
+        tracing::debug!(vm = %vm.id(), ?made, "container");
+    }
+}
+
+fn change_unplug(vm: &SimVm, unplug: Unplug) {
+    vm.change(|settings| settings.kernel.unplug = unplug);
+    if let Some(guest) = vm.guest_handle() {
+        guest.with_kernel(|kernel| kernel.settings_mut().unplug = unplug);
+    }
+}
+
+/// Detaches and deletes every NIC of a host.
+async fn give_everything_back(host: &Host) {
+    let Some(service) = host.service() else {
+        return;
+    };
+    let ask = super::operator::closing_ask();
+    let nics = service.nics(&ask.caller);
+    let gone = nics.iter().map(|nic| async {
+        if nic.placement.is_some() {
+            drop(service.detach(&ask, &nic.id).await);
+        }
+        drop(service.delete(&ask, &nic.id).await);
+    });
+    futures::future::join_all(gone).await;
+}
+
+/// What is left on a host on which nothing should be.
+fn left_on(host: &Host) -> Vec<String> {
+    let Some(view) = host.view() else {
+        return vec![format!("{}: no hostd runs", host.name())];
+    };
+    let mut left: BTreeSet<String> = BTreeSet::new();
+    left.extend(view.nics.keys().map(|nic| format!("record of {nic}")));
+    left.extend(view.host.ports.keys().map(|link| format!("link {link}")));
+    let journal = view.journal.iter().flat_map(|journal| &journal.rows);
+    let rows = journal.filter(|row| row.kind == "nic");
+    left.extend(rows.map(|row| format!("row of {}", row.key)));
+    for (vm, state) in &view.vms {
+        let of = |what: &str| format!("{what} in {vm}");
+        left.extend(state.devices.keys().map(|id| of(&format!("device {id}"))));
+        left.extend(state.netdevs.iter().map(|id| of(&format!("backend {id}"))));
+        let guest = state.guest.iter().flat_map(|guest| &guest.links);
+        left.extend(guest.map(|link| of(&format!("link {}", link.name))));
+    }
+    let at = |what| format!("{}: {what}", host.name());
+    left.into_iter().map(at).collect()
+}
