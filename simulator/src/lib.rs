@@ -5,5 +5,7 @@
 //!   netns   processes and namespaces of this machine: real hostd, real agents, real packets
 //! ```
 
+pub mod demo;
+pub mod fleet;
 pub mod netns;
 pub mod sim;

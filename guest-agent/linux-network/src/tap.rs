@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use nic_model::LinkName;
 
+use crate::netlink::link_view::Carrier;
 use crate::netns::{Netns, RunInNetnsError};
 
 const DEVICE: &str = "/dev/net/tun";
@@ -135,8 +136,74 @@ fn open_queue(spec: &TapSpec) -> Result<OwnedFd, AttachTapError> {
     } else {
         FLAGS
     };
-    bind(&queue, &spec.name, flags).map_err(|cause| refusal(spec, "attach to", cause))?;
+    bind(&queue, spec.name.as_str(), flags).map_err(|cause| refusal(spec, "attach to", cause))?;
     Ok(queue)
+}
+
+/// A tap that stands for a NIC of somebody else's machine: named `eth0`, `eth1` and so on like the
+/// link of an Ethernet driver, and gone with its descriptor, whatever namespace it has been moved
+/// to.
+///
+/// # Errors
+/// See [`AttachTapError`]. Nothing is left behind.
+pub async fn plug_in(netns: &Netns) -> Result<(OwnedFd, LinkName), AttachTapError> {
+    // Its name until the kernel has put a number in; also in messages.
+    let name = || LinkName::try_from("eth".to_owned()).expect("three letters are a name");
+    let plugged = netns.run("tap-plug", move || plug_in_here(&name()));
+    match tokio::time::timeout(DEADLINE, plugged).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(cause)) => Err(AttachTapError::Namespace {
+            name: name(),
+            cause,
+        }),
+        Err(elapsed) => Err(AttachTapError::System {
+            name: name(),
+            step: "plug in",
+            cause: elapsed.into(),
+        }),
+    }
+}
+
+fn plug_in_here(shown: &LinkName) -> Result<(OwnedFd, LinkName), AttachTapError> {
+    let spec = TapSpec {
+        name: shown.clone(),
+        queue_count: NonZeroU16::MIN,
+        owner: None,
+    };
+    let mut options = OpenOptions::new();
+    let options = options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK);
+    let queue = options
+        .open(DEVICE)
+        .map_err(|cause| refusal(&spec, "open the device of", cause))?;
+    let queue = OwnedFd::from(queue);
+    let bound = bind(&queue, "eth%d", FLAGS).and_then(|name| {
+        let name = name.try_into();
+        name.map_err(io::Error::other)
+    });
+    let name = bound.map_err(|cause| refusal(&spec, "plug in", cause))?;
+    Ok((queue, name))
+}
+
+/// Gives the link of a tap a carrier or takes it away, whatever holds its queues
+/// (`TUNSETCARRIER`, Linux 5.0).
+///
+/// # Errors
+/// When the descriptor is no tap's, or its link is gone.
+#[expect(unsafe_code, reason = "rustix has no TUN ioctls")]
+pub fn set_carrier(queue: &OwnedFd, carrier: Carrier) -> io::Result<()> {
+    // _IOW('T', 226, int), include/uapi/linux/if_tun.h.
+    const TUNSETCARRIER: libc::Ioctl = 0x4004_54e2;
+    let value = libc::c_int::from(carrier == Carrier::Present);
+    // SAFETY: the descriptor is open and the request reads an int that lives through the call.
+    let result = unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETCARRIER, &raw const value) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn refusal(spec: &TapSpec, step: &'static str, cause: io::Error) -> AttachTapError {
@@ -150,21 +217,22 @@ fn refusal(spec: &TapSpec, step: &'static str, cause: io::Error) -> AttachTapErr
     }
 }
 
+/// Gives the name that the link has got.
 #[expect(unsafe_code, reason = "rustix has no TUN ioctls")]
-fn bind(queue: &OwnedFd, name: &LinkName, flags: i32) -> io::Result<()> {
+fn bind(queue: &OwnedFd, name: &str, flags: i32) -> io::Result<String> {
     // SAFETY: ifreq is plain integers and a union of such, for which all zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open and the request is valid for reads and writes, for the call.
     let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+        return Err(io::Error::last_os_error());
     }
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+    Ok(name.map(|byte| char::from(byte.cast_unsigned())).collect())
 }
 
 #[expect(unsafe_code, reason = "rustix has no TUN ioctls")]

@@ -4,7 +4,9 @@
 //! times over, so that all of it is one file to copy.
 
 mod console;
+mod demo;
 mod exec;
+mod fleet;
 mod inner;
 mod orders;
 mod rules;
@@ -30,6 +32,8 @@ enum Command {
     Up(up::Up),
     /// Starts a cloud from a snapshot, and keeps it running
     Restore(up::Restore),
+    /// Shows how a NIC gets into a container, moves and goes, with its times
+    Demo(demo::Demo),
     /// Ends a cloud
     Down(orders::Down),
     /// Makes a cloud as it was at first
@@ -50,6 +54,8 @@ enum Command {
     Step(orders::Step),
     /// Switches a VM on or off, or resets it
     Vm(orders::Vm),
+    /// Runs thousands of VMs in one process and in virtual time, and judges what comes of it
+    Fleet(fleet::Fleet),
     #[command(hide = true)]
     Sandbox(inner::Sandbox),
     #[command(hide = true)]
@@ -82,6 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let done = match &arguments.command {
         Command::Up(arguments) => arguments.run(),
         Command::Restore(arguments) => arguments.run(),
+        Command::Demo(arguments) => arguments.run(),
         Command::Down(arguments) => finish(arguments.run()),
         Command::Reset(arguments) => finish(arguments.run()),
         Command::Status(arguments) => finish(arguments.run()),
@@ -92,6 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Clock(arguments) => finish(arguments.run()),
         Command::Step(arguments) => finish(arguments.run()),
         Command::Vm(arguments) => finish(arguments.run()),
+        Command::Fleet(arguments) => arguments.run(),
         Command::Sandbox(arguments) => arguments.run(),
         Command::Machine(arguments) => arguments.run(),
         Command::Guest(arguments) => arguments.run(),

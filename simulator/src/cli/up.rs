@@ -1,6 +1,7 @@
 //! `simulator up` and `simulator restore`: a cloud that runs until it is told to stop.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +10,9 @@ use misbehaviour::{Rulebook, Script};
 use simulator::netns::{
     ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, launch,
 };
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Which, console, tcp};
@@ -53,6 +56,9 @@ struct Running {
     /// Say in one line of JSON what runs, once it is ready
     #[arg(long)]
     json: bool,
+    /// End with whoever started this: when standard input, a pipe, is closed
+    #[arg(long)]
+    tied: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -139,16 +145,33 @@ impl Running {
             true => console::say(serde_json::to_string(&launched.state)?),
             false => console::introduce(&launched.state, &self.which.name),
         }
-        until_told(launched).await
+        let tie = match self.tied {
+            true => Some(Receiver::from_owned_fd(
+                std::io::stdin().as_fd().try_clone_to_owned()?,
+            )),
+            false => None,
+        };
+        until_told(launched, tie.transpose().context("--tied")?).await
     }
 }
 
+/// Waits for the end of what is tied to; for ever without.
+async fn untied(tie: Option<Receiver>) {
+    let Some(mut tie) = tie else {
+        return std::future::pending().await;
+    };
+    // Nothing is ever said; an error is an end too.
+    while tie.read(&mut [0]).await.is_ok_and(|length| length > 0) {}
+}
+
 /// Waits for a signal, or for the cloud's own end.
-async fn until_told(mut launched: Launched) -> anyhow::Result<ExitCode> {
+async fn until_told(mut launched: Launched, tie: Option<Receiver>) -> anyhow::Result<ExitCode> {
     let mut child = signal(SignalKind::child())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let untied = untied(tie);
+    let mut untied = std::pin::pin!(untied);
     loop {
         if let Some(status) = launched.ended()? {
             // It was told to, over its socket.
@@ -161,6 +184,7 @@ async fn until_told(mut launched: Launched) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             _ = hang_up.recv() => break,
+            () = &mut untied => break,
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -279,6 +279,22 @@ impl Cloud {
         done
     }
 
+    /// The names of the links of a host, its bridges and the ends of its NICs, without the loopback.
+    ///
+    /// # Errors
+    /// When there is no such host, or its kernel does not answer.
+    pub(super) async fn host_links(&self, host: &HostName) -> Result<Vec<String>, OrderError> {
+        let network = self.lock().hosts.get(host).map(|host| host.network.clone());
+        let network = network.ok_or_else(|| OrderError::NoHost(host.clone()))?;
+        let links = network
+            .netlink
+            .links()
+            .await
+            .doing("list the links of a host")?;
+        let names = links.into_iter().map(|link| link.name);
+        Ok(names.filter(|name| name != "lo").collect())
+    }
+
     /// Takes in a rule everywhere.
     ///
     /// # Errors

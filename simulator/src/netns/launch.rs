@@ -63,6 +63,10 @@ pub fn launch(
         site.check_name(name)?;
     }
     let claim = site.claim()?;
+    // A new one waits for the last process of this one, however this one ends.
+    claim
+        .pass_on()
+        .doing("claim the directory for the sandbox too")?;
     plan.write(site)?;
     prepare(site)?;
     leave_user()?;

@@ -32,6 +32,7 @@ mod process;
 mod sandbox;
 mod site;
 mod snapshot;
+mod start;
 mod state;
 mod topology;
 mod trouble;
@@ -48,6 +49,7 @@ pub use plan::{Frames, Plan, Programs};
 pub use sandbox::run as run_sandbox;
 pub use site::{Claim, CloudName, Site};
 pub use snapshot::{PlacedNic, Snapshot};
+pub use start::Started;
 pub use state::{HostState, State, VmState};
 pub use topology::{
     Class, HostName, Mistakes, Network, Quota, Timeouts, Topology, TopologyError, Vm,

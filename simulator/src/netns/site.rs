@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nic_model::VmId;
 use rustix::fs::FlockOperation;
+use rustix::io::FdFlags;
 
 use super::topology::HostName;
 use super::trouble::{Doing, Trouble};
@@ -30,10 +31,10 @@ pub struct Site {
     directory: PathBuf,
 }
 
-/// A directory that nobody else uses while this is held.
+/// A directory that nobody else uses while this is held, or any process that has inherited it.
 #[derive(Debug)]
 pub struct Claim {
-    _lock: File,
+    lock: File,
 }
 
 /// Another one uses the directory.
@@ -87,24 +88,41 @@ impl Site {
         let claim = format!("claim {}", self.directory.display());
         let parent = self.directory.parent().unwrap_or(Path::new("/"));
         make_private(parent).doing(&claim)?;
-        // Beside the directory, so that it outlives what is swept.
-        let mut lock = self.directory.clone().into_os_string();
-        lock.push(".lock");
-        let lock = File::create(lock).doing(&claim)?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Trouble::new(claim, RunsAlready));
-        }
-        self.sweep().doing(&claim)?;
+        let lock = loop {
+            let lock = File::create(self.lock_file()).doing(&claim)?;
+            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Err(Trouble::new(claim, RunsAlready));
+            }
+            // Whoever had it before removes it last of all.
+            let there = fs::symlink_metadata(self.lock_file()).map(|there| there.ino());
+            if there.ok() == Some(lock.metadata().doing(&claim)?.ino()) {
+                break lock;
+            }
+        };
+        self.sweep_directory().doing(&claim)?;
         make_private(&self.directory).doing(&claim)?;
-        Ok(Claim { _lock: lock })
+        Ok(Claim { lock })
     }
 
-    /// Removes the directory; none is fine. It goes by another name first, so that a process which
-    /// has yet to end cannot put anything new into it.
+    /// Removes the directory, by one who has claimed it; none is fine.
     ///
     /// # Errors
     /// When something in it cannot be removed.
     pub fn sweep(&self) -> io::Result<()> {
+        self.sweep_directory()?;
+        unless_missing(fs::remove_file(self.lock_file()))
+    }
+
+    /// Beside the directory, so that it outlives what is in it.
+    fn lock_file(&self) -> PathBuf {
+        let mut lock = self.directory.clone().into_os_string();
+        lock.push(".lock");
+        lock.into()
+    }
+
+    /// It goes by another name first, so that a process which has yet to end cannot put anything new
+    /// into it.
+    fn sweep_directory(&self) -> io::Result<()> {
         let mut going = self.directory.clone().into_os_string();
         going.push(".gone");
         unless_missing(fs::remove_dir_all(&going))?;
@@ -173,6 +191,12 @@ impl Site {
         self.file(vm.as_str(), "qmp")
     }
 
+    /// Another monitor of a VM, which hostd leaves to people and tests.
+    #[must_use]
+    pub fn spare_monitor(&self, vm: &VmId) -> PathBuf {
+        self.file(vm.as_str(), "monitor")
+    }
+
     /// The channel to the agent in a VM.
     #[must_use]
     pub fn channel(&self, vm: &VmId) -> PathBuf {
@@ -193,6 +217,16 @@ impl Site {
 
     fn file(&self, stem: &str, extension: &str) -> PathBuf {
         self.directory.join(format!("{stem}.{extension}"))
+    }
+}
+
+impl Claim {
+    /// Has the programs that are started from now on hold it too.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn pass_on(&self) -> io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self.lock, FdFlags::empty())?)
     }
 }
 

@@ -9,7 +9,7 @@
 //! and the prompt comes back only when it has put everything away.
 
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use cargo_metadata::Message;
@@ -53,8 +53,13 @@ fn hand_over_to(how: &[&str], name: &str, arguments: &[String]) -> anyhow::Resul
 fn build(how: &[&str], name: &str) -> anyhow::Result<String> {
     let mut cargo = process::cargo()?;
     cargo.args(how).args([name, "--package", "testbeds"]);
+    built(&mut cargo, name)
+}
+
+/// Where the program `name` is that a build gives.
+pub(crate) fn built(cargo: &mut Command, name: &str) -> anyhow::Result<String> {
     cargo.arg("--message-format=json-render-diagnostics");
-    let listing = process::output(&mut cargo)?;
+    let listing = process::output(cargo)?;
     for message in Message::parse_stream(listing.as_bytes()) {
         if let Message::CompilerArtifact(artifact) = message.context("cargo's listing")?
             && artifact.target.name == name

@@ -33,7 +33,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows on two real VMs how a NIC gets into a container, moves and goes, with its times
+    /// Shows how a NIC gets into a container of a VM, moves and goes, with its times
     Demo(demo::Arguments),
     /// Installs the system packages that are missing, or lists them where there is no apt
     Setup(setup::Arguments),

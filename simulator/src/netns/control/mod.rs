@@ -11,6 +11,7 @@
 //!   POST   /v1/vms/VM/step          does the transition that has waited longest to be told
 //!   POST   /v1/vms/VM/{reset,kill,start}
 //!   POST   /v1/hosts/HOST/kill      kills hostd, which is started again
+//!   GET    /v1/hosts/HOST/links     what links there are on the host
 //!   GET    /v1/snapshot             all there is to make the cloud anew
 //!   POST   /v1/restore              the NICs of such a snapshot
 //!   POST   /v1/reset                as at first
@@ -119,6 +120,7 @@ pub(super) async fn serve(listener: UnixListener, cloud: Cloud) -> Result<(), Tr
         .route("/v1/vms/{vm}/kill", post(kill_vm))
         .route("/v1/vms/{vm}/start", post(start_vm))
         .route("/v1/hosts/{host}/kill", post(kill_hostd))
+        .route("/v1/hosts/{host}/links", get(host_links))
         .route("/v1/snapshot", get(take_snapshot))
         .route("/v1/restore", post(restore))
         .route("/v1/reset", post(reset))
@@ -262,6 +264,13 @@ async fn kill_hostd(
 ) -> Result<StatusCode, OrderError> {
     cloud.kill_hostd(&host)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn host_links(
+    State(cloud): State<Cloud>,
+    Path(host): Path<HostName>,
+) -> Result<Json<Vec<String>>, OrderError> {
+    Ok(Json(cloud.host_links(&host).await?))
 }
 
 async fn take_snapshot(State(cloud): State<Cloud>) -> Result<Json<Snapshot>, OrderError> {

@@ -75,6 +75,7 @@ enum Woken {
     Ordered(Ordered),
     Told(Told),
     Link(LinkEvent),
+    Lost(PciPath),
     Polled,
     GuestEnded,
     Due,
@@ -111,6 +112,7 @@ impl Hardware {
                 }
                 Woken::Told(told) => self.follow(told).await,
                 Woken::Link(event) => self.see(event).await,
+                Woken::Lost(path) => self.give_back(&path).await,
                 Woken::Polled => {
                     self.transitions.polled();
                     Ok(())
@@ -147,6 +149,7 @@ impl Hardware {
             Some(ordered) = parts.orders.recv() => Ok(Woken::Ordered(ordered)),
             event = self.links.next() => event.map(Woken::Link).doing("watch the host's links"),
             () = guest_ended => Ok(Woken::GuestEnded),
+            Some(path) = parts.wiring.next_lost() => Ok(Woken::Lost(path)),
             Ok(()) = parts.polls.changed() => Ok(Woken::Polled),
             () = sleep_until(due) => Ok(Woken::Due),
         }
@@ -186,10 +189,10 @@ impl Hardware {
                     let queue = backend.and_then(|backend| backend.descriptors.first());
                     queue.map(OwnedFd::try_clone)
                 });
-                match queue.transpose().doing("hold the queue of a tap")? {
-                    Some(queue) => self.parts.wiring.hold_queue(&id, queue),
-                    None => Ok(()),
+                if let Some(queue) = queue.transpose().doing("hold the queue of a tap")? {
+                    self.parts.wiring.hold_queue(&id, queue);
                 }
+                Ok(())
             }
             BackendChange::Removed { id, .. } => self.parts.wiring.let_go(&id).await,
         }

@@ -83,6 +83,7 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
     let rules: SharedRules = Arc::new(Mutex::new(rules));
     let qemu = FakeQemu::start(settings(vm, rules.clone())?, around);
     let monitor = lines::listen(&site.monitor(&vm.id))?;
+    let spare = lines::listen(&site.spare_monitor(&vm.id))?;
     let control = lines::listen(&site.hardware(&vm.id))?;
     let (poll_sender, polls) = watch::channel(0);
     let (order_sender, orders) = mpsc::channel(ORDERS_MAX);
@@ -105,7 +106,8 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
         biased;
         () = ending.run() => Ok(()),
         failed = hardware.run() => failed,
-        failed = monitor::serve(&qemu, &monitor, &poll_sender) => failed,
+        failed = monitor::serve(&qemu, monitor::MONITOR, &monitor, &poll_sender) => failed,
+        failed = monitor::serve(&qemu, monitor::SPARE, &spare, &poll_sender) => failed,
         () = take_orders(control, order_sender) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The monitor of one VM: clients one after the other, each thing they ask counted as a look.
+//! A monitor of one VM: clients one after the other, each thing they ask counted as a look.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use super::hardware::Qemu;
 use crate::netns::trouble::{Doing, Trouble};
 
-/// The only one.
-const MONITOR: MonitorId = MonitorId(0);
+/// Hostd's.
+pub(super) const MONITOR: MonitorId = MonitorId(0);
+/// The one that hostd leaves to others.
+pub(super) const SPARE: MonitorId = MonitorId(1);
 
 /// A client whose looks are counted.
 struct Counted<'a> {
@@ -47,12 +49,13 @@ impl MonitorStream for Counted<'_> {
 /// When the socket cannot be listened on any more.
 pub(super) async fn serve(
     qemu: &Qemu,
+    monitor: MonitorId,
     listener: &UnixListener,
     polls: &watch::Sender<u64>,
 ) -> Result<(), Trouble> {
     loop {
         let (stream, _address) = listener.accept().await.doing("serve the monitor")?;
         let client = UnixMonitor::new(stream);
-        qemu.serve(MONITOR, Counted { client, polls }).await;
+        qemu.serve(monitor, Counted { client, polls }).await;
     }
 }

@@ -1,30 +1,40 @@
-//! What connects a port of hostd with the link in the guest, where the port is a pair of virtual
-//! links: a second pair, and redirections between the two.
+//! What connects a port of hostd with the link in the guest.
 //!
 //! ```text
-//!   bridge ── nf-X ═══ nfp-X ◄─redirect─► hw1-020 ═══ eth0   in the guest, wherever it goes
-//!             └ hostd's ┘                 └─ hardware, guest ─┘
+//!   pairs:  bridge ── nf-X ═══ nfp-X ◄─redirect─► hw1-020 ═══ eth0   in the guest,
+//!   taps:   bridge ── nf-X ◄─ queue ─► frames ◄─ queue ─► eth0       wherever it goes
+//!                     └─ hostd's ─┘                 └─ hardware, guest ─┘
 //! ```
 //!
-//! The hardware's own pair is what a NIC is to the guest. It is deleted to take the NIC out, as a
-//! kernel lets a link disappear whatever namespace it is in; switching its near end off takes the
-//! carrier away. hostd's pair stays where hostd has made it: its far end is switched on while this
+//! What the hardware makes is what a NIC is to the guest: it is deleted to take the NIC out, as a
+//! kernel lets a link disappear whatever namespace it is in, and it loses its carrier when it is
+//! told to. hostd's port stays as hostd has made it; of a pair the far end is switched on while this
 //! VM holds it.
+
+mod backend;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use fake_qemu::GuestDevice;
 use linux_network::{
-    AdminState, Errno, LinkChange, LinkIndex, Netlink, Netns, PeerName, VethPeer, VethSpec, sysctl,
+    AdminState, Carrier, LinkChange, LinkIndex, Netlink, Netns, PeerName, VethPeer, VethSpec,
+    sysctl, tap,
 };
 use nic_model::{LinkName, MacAddr, Mtu, PciPath};
+use tokio::sync::mpsc;
 
+use self::backend::Backend;
+use super::frames::Carrying;
 use crate::netns::network::name_of;
 use crate::netns::trouble::{Doing, Trouble};
 
 /// The hardware's end lets through whatever the ports at both sides do (`ETH_MAX_MTU`).
 const WIDEST: u32 = 65_535;
+
+/// Taps whose links have gone and that nobody has looked at yet: each NIC has one.
+const LOST_MAX: usize = 256;
 
 /// The links of one VM's NICs.
 #[derive(Debug)]
@@ -32,16 +42,29 @@ pub(super) struct Wiring {
     vm_number: usize,
     netns: Netns,
     netlink: Netlink,
-    /// Links of the host that backends have been made with, by backend.
-    backends: BTreeMap<String, LinkName>,
+    backends: BTreeMap<String, Backend>,
     nics: BTreeMap<PciPath, Nic>,
+    /// Where taps tell that their links are gone.
+    lost: (mpsc::Sender<PciPath>, mpsc::Receiver<PciPath>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Nic {
     device: GuestDevice,
-    index: LinkIndex,
+    link: NicLink,
     carrier: AdminState,
+}
+
+/// What the guest's link hangs on.
+#[derive(Debug)]
+enum NicLink {
+    /// The near end of a pair.
+    Pair(LinkIndex),
+    /// The queue of a tap, and what carries its frames.
+    Tap {
+        queue: Arc<OwnedFd>,
+        carrying: Option<Carrying>,
+    },
 }
 
 /// A link that is not there.
@@ -61,6 +84,7 @@ impl Wiring {
             netns,
             backends: BTreeMap::new(),
             nics: BTreeMap::new(),
+            lost: mpsc::channel(LOST_MAX),
         })
     }
 
@@ -68,88 +92,86 @@ impl Wiring {
         &self.netns
     }
 
-    /// Takes hold of a link of the host.
-    pub(super) async fn hold(&mut self, backend: &str, link: &str) -> Result<(), Trouble> {
-        let doing = format!("take hold of {link}");
-        let name: LinkName = link.parse().doing(&doing)?;
-        let index = self.index_of(&name).await?;
-        self.switch(index, AdminState::Up).await.doing(doing)?;
-        self.backends.insert(backend.to_owned(), name);
-        Ok(())
-    }
-
-    /// Takes hold of the queue of a tap.
-    pub(super) fn hold_queue(&mut self, _backend: &str, _queue: OwnedFd) -> Result<(), Trouble> {
-        Ok(())
-    }
-
-    /// Lets go of it again; that it is gone is fine.
-    pub(super) async fn let_go(&mut self, backend: &str) -> Result<(), Trouble> {
-        let Some(name) = self.backends.remove(backend) else {
-            return Ok(());
-        };
-        let doing = format!("let go of {name}");
-        let found = self.netlink.link_by_name(&name).await.doing(&doing)?;
-        let Some(link) = found else {
-            return Ok(());
-        };
-        let off = async {
-            unless_gone(self.netlink.unredirect(link.index).await, |error| {
-                error.errno()
-            })?;
-            unless_gone(self.switch(link.index, AdminState::Down).await, |error| {
-                error.errno()
-            })
-        };
-        off.await.doing(doing)
+    /// Waits for a tap whose link has gone with its namespace.
+    pub(super) async fn next_lost(&mut self) -> Option<PciPath> {
+        self.lost.1.recv().await
     }
 
     /// Puts a NIC into the guest: there is a new link in its namespace.
     pub(super) async fn plug(&mut self, device: GuestDevice, guest: &Netns) -> Result<(), Trouble> {
         let carrier = AdminState::Up;
-        let index = self.make_link(&device, guest).await?;
+        let backend = device.netdev.as_ref();
+        let backend = backend.and_then(|backend| self.backends.get(backend));
+        let link = match backend {
+            Some(Backend::Queue(queue)) => self.plug_tap(&device, queue.clone(), guest).await?,
+            Some(Backend::Link(port)) => self.plug_pair(&device, Some(port), guest).await?,
+            None => self.plug_pair(&device, None, guest).await?,
+        };
         let nic = Nic {
             device,
-            index,
+            link,
             carrier,
         };
-        self.connect(&nic).await?;
         self.nics.insert(nic.device.path.clone(), nic);
         Ok(())
     }
 
-    async fn make_link(&self, device: &GuestDevice, guest: &Netns) -> Result<LinkIndex, Trouble> {
+    async fn plug_tap(
+        &self,
+        device: &GuestDevice,
+        host: Arc<OwnedFd>,
+        guest: &Netns,
+    ) -> Result<NicLink, Trouble> {
+        let doing = format!("put a NIC behind {}", device.path);
+        let (queue, name) = tap::plug_in(guest).await.doing(&doing)?;
+        let netlink = Netlink::connect(guest).await.doing(&doing)?;
+        let found = netlink.link_by_name(&name).await.doing(&doing)?;
+        let link = found.ok_or_else(|| NoLink(name)).doing(&doing)?;
+        let change = LinkChange {
+            mac: mac_of(device).doing(&doing)?,
+            mtu: mtu_of(device).doing(&doing)?,
+            ..LinkChange::default()
+        };
+        netlink.set_link(link.index, change).await.doing(&doing)?;
+        let queue = Arc::new(queue);
+        let (lost, path) = (self.lost.0.clone(), device.path.clone());
+        // Full only when as many are to be looked at already as there can be.
+        let gone = move || lost.try_send(path).unwrap_or_default();
+        let carrying = Carrying::start(&host, &queue, gone).doing(doing)?;
+        let carrying = Some(carrying);
+        Ok(NicLink::Tap { queue, carrying })
+    }
+
+    async fn plug_pair(
+        &self,
+        device: &GuestDevice,
+        port: Option<&LinkName>,
+        guest: &Netns,
+    ) -> Result<NicLink, Trouble> {
         let name = self.hardware_name(&device.path);
         let doing = format!("put a NIC behind {}", device.path);
-        let mac = device.mac.map(|mac| MacAddr::new(mac.0));
-        let told = (device.mtu_bytes > 0).then(|| Mtu::try_from(u32::from(device.mtu_bytes)));
         let pair = VethSpec {
             name: &name,
             mtu: Some(Mtu::try_from(WIDEST).doing(&doing)?),
             peer: VethPeer {
                 name: PeerName::NextEthernet,
                 netns: Some(guest),
-                mac: mac.transpose().doing(&doing)?,
-                mtu: told.transpose().doing(&doing)?,
+                mac: mac_of(device).doing(&doing)?,
+                mtu: mtu_of(device).doing(&doing)?,
             },
         };
         self.netlink.add_veth(pair).await.doing(&doing)?;
         sysctl::disable_ipv6(&self.netns, &name)
             .await
             .doing(&doing)?;
-        self.index_of(&name).await
-    }
-
-    /// Lets frames through between the NIC and its backend, if it has one.
-    async fn connect(&self, nic: &Nic) -> Result<(), Trouble> {
-        let doing = format!("connect the NIC behind {}", nic.device.path);
-        let backend = nic.device.netdev.as_ref();
-        if let Some(port) = backend.and_then(|backend| self.backends.get(backend)) {
+        let index = self.index_of(&name).await?;
+        if let Some(port) = port {
             let port = self.index_of(port).await?;
-            self.netlink.redirect(port, nic.index).await.doing(&doing)?;
-            self.netlink.redirect(nic.index, port).await.doing(&doing)?;
+            self.netlink.redirect(port, index).await.doing(&doing)?;
+            self.netlink.redirect(index, port).await.doing(&doing)?;
         }
-        self.switch(nic.index, nic.carrier).await.doing(doing)
+        self.switch(index, AdminState::Up).await.doing(doing)?;
+        Ok(NicLink::Pair(index))
     }
 
     /// Takes a NIC out: its link disappears, wherever it is. None is fine.
@@ -157,28 +179,67 @@ impl Wiring {
         let Some(nic) = self.nics.remove(path) else {
             return Ok(());
         };
-        let doing = format!("take out the NIC behind {path}");
-        self.netlink.delete_link(nic.index).await.doing(doing)
+        match nic.link {
+            NicLink::Pair(index) => {
+                let doing = format!("take out the NIC behind {path}");
+                self.netlink.delete_link(index).await.doing(doing)
+            }
+            NicLink::Tap { queue, carrying } => {
+                // Its tasks hold the queue too.
+                if let Some(carrying) = carrying {
+                    carrying.end().await;
+                }
+                close(queue)
+                    .await
+                    .doing(format_args!("take out the NIC behind {path}"))
+            }
+        }
     }
 
     /// Gives a NIC a carrier or takes it away.
     pub(super) async fn set_carrier(
         &mut self,
         path: &PciPath,
-        carrier: AdminState,
+        admin: AdminState,
     ) -> Result<(), Trouble> {
+        let doing = format!("set the carrier of the NIC behind {path}");
         let Some(nic) = self.nics.get_mut(path) else {
             return Ok(());
         };
-        nic.carrier = carrier;
-        let index = nic.index;
-        let doing = format!("set the carrier of the NIC behind {path}");
-        self.switch(index, carrier).await.doing(doing)
+        nic.carrier = admin;
+        match &nic.link {
+            NicLink::Pair(index) => {
+                let index = *index;
+                self.switch(index, admin).await.doing(doing)
+            }
+            NicLink::Tap { queue, carrying } => {
+                if let Some(carrying) = carrying {
+                    carrying.set_open(admin == AdminState::Up);
+                }
+                let carrier = match admin {
+                    AdminState::Up => Carrier::Present,
+                    AdminState::Down => Carrier::Absent,
+                };
+                tap::set_carrier(queue, carrier).doing(doing)
+            }
+        }
+    }
+
+    /// A device may outlive its backend: nothing is carried for it any more then.
+    fn stop_carrying(&mut self, backend: &str) {
+        for nic in self.nics.values_mut() {
+            if let NicLink::Tap { carrying, .. } = &mut nic.link
+                && nic.device.netdev.as_deref() == Some(backend)
+            {
+                *carrying = None;
+            }
+        }
     }
 
     /// The NIC whose link is `index`, if it is one of this VM's.
     pub(super) fn nic_of(&self, index: LinkIndex) -> Option<PciPath> {
-        let found = self.nics.iter().find(|(_, nic)| nic.index == index);
+        let is_it = |nic: &Nic| matches!(nic.link, NicLink::Pair(own) if own == index);
+        let found = self.nics.iter().find(|(_, nic)| is_it(nic));
         found.map(|(path, _)| path.clone())
     }
 
@@ -187,16 +248,15 @@ impl Wiring {
         self.nics.get(path).map(|nic| &nic.device)
     }
 
-    /// The NICs whose links are gone.
+    /// The NICs whose pairs are gone.
     pub(super) async fn lost(&self) -> Result<Vec<PciPath>, Trouble> {
-        let links = self
-            .netlink
-            .links()
-            .await
-            .doing("look at the host's links")?;
-        let is_lost =
-            |(_, nic): &(&PciPath, &Nic)| links.iter().all(|link| link.index != nic.index);
-        let lost = self.nics.iter().filter(is_lost);
+        let links = self.netlink.links().await;
+        let links = links.doing("look at the host's links")?;
+        let is_lost = |nic: &Nic| match nic.link {
+            NicLink::Pair(index) => links.iter().all(|link| link.index != index),
+            NicLink::Tap { .. } => false,
+        };
+        let lost = self.nics.iter().filter(|(_, nic)| is_lost(nic));
         Ok(lost.map(|(path, _)| path.clone()).collect())
     }
 
@@ -209,15 +269,17 @@ impl Wiring {
     /// link that has hardware back to the machine (`default_device_exit_net` in net/core/dev.c),
     /// and deletes one that has none.
     pub(super) async fn give_back(&mut self, path: &PciPath, guest: &Netns) -> Result<(), Trouble> {
-        let Some(nic) = self.nics.remove(path) else {
+        let Some(nic) = self.nics.get(path) else {
             return Ok(());
         };
+        let (device, carrier) = (nic.device.clone(), nic.carrier);
         // What is left of it, if the namespace is only on its way out.
-        let doing = format!("give back the NIC behind {path}");
-        self.netlink.delete_link(nic.index).await.doing(doing)?;
-        let carrier = nic.carrier;
-        self.plug(nic.device, guest).await?;
-        self.set_carrier(path, carrier).await
+        self.unplug(path).await?;
+        self.plug(device, guest).await?;
+        match carrier {
+            AdminState::Up => Ok(()),
+            AdminState::Down => self.set_carrier(path, carrier).await,
+        }
     }
 
     fn hardware_name(&self, path: &PciPath) -> LinkName {
@@ -246,12 +308,24 @@ impl Wiring {
     }
 }
 
-fn unless_gone<E: std::error::Error + Send + Sync + 'static>(
-    done: Result<(), E>,
-    errno: impl Fn(&E) -> Option<Errno>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    match done {
-        Err(error) if errno(&error) == Some(Errno::NODEV) => Ok(()),
-        done => Ok(done?),
-    }
+fn mac_of(device: &GuestDevice) -> Result<Option<MacAddr>, nic_model::InvalidMac> {
+    device.mac.map(|mac| MacAddr::new(mac.0)).transpose()
+}
+
+/// What the device tells its guest, if it tells.
+fn mtu_of(device: &GuestDevice) -> Result<Option<Mtu>, nic_model::InvalidMtu> {
+    let told = (device.mtu_bytes > 0).then(|| Mtu::try_from(u32::from(device.mtu_bytes)));
+    told.transpose()
+}
+
+/// The last descriptor of a tap that is not persistent takes the link with it, for which the kernel
+/// takes its time: not on the thread that everything else runs on.
+async fn close(queue: Arc<OwnedFd>) -> std::io::Result<()> {
+    let (sender, closed) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("close-tap".to_owned());
+    thread.spawn(move || {
+        drop(queue);
+        sender.send(()).unwrap_or_default();
+    })?;
+    closed.await.map_err(std::io::Error::other)
 }

@@ -7,8 +7,6 @@
 //! ```
 
 mod census;
-mod operator;
-mod screen;
 mod story;
 
 use std::process::ExitCode;
@@ -16,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use simulator::demo::Screen;
 use testbeds::bed::Bed;
 use testbeds::cache::Cache;
 use testbeds::report::report;
@@ -23,7 +22,6 @@ use testbeds::site::Foundation;
 use testbeds::world::WorldKind;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::screen::Screen;
 use crate::story::Story;
 
 /// What a shell reports for a program that an interrupt ended: 128 and the signal's number.
@@ -51,7 +49,7 @@ enum End {
 
 fn main() -> ExitCode {
     let kind = Arguments::parse().world;
-    let screen = Screen::of_this_terminal();
+    let screen = Screen::of_this_terminal(story::STAGES);
     let started = Instant::now();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

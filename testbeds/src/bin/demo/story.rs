@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use host_api::{AttachNic, CreateNic, Nic};
 use nic_model::{BitRate, IpNet, RateLimit, RateLimits};
+use simulator::demo::{Operator, Screen};
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::{Admin, Container};
 use testbeds::leak;
@@ -15,8 +16,9 @@ use testbeds::requests::{into, nic_on_blue, over_to};
 use testbeds::site::{BRIDGE, NETWORK, SUBNET_V4, SUBNET_V6};
 
 use crate::census::{self, Census};
-use crate::operator::Operator;
-use crate::screen::Screen;
+
+/// Stages of the story.
+pub(crate) const STAGES: u32 = 9;
 
 /// What each NIC may pass either way: so that there is something to see of the limits too.
 const RATE: BitRate = BitRate::from_megabits_per_second(100);

@@ -7,9 +7,6 @@ use std::io::{IsTerminal, Write};
 
 use host_api::StepTiming;
 
-/// Stages of the story, for "3 of 8".
-const STAGES: u32 = 9;
-
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const GREEN: &str = "\x1b[32m";
@@ -26,36 +23,40 @@ enum Colours {
 
 /// The viewer's terminal.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub struct Screen {
     colours: Colours,
+    /// Stages of the story, for "3/8".
+    stages: u32,
     stage: Cell<u32>,
 }
 
 impl Screen {
-    /// Colours go by the terminal and by `NO_COLOR` (no-color.org).
-    pub(crate) fn of_this_terminal() -> Self {
+    /// For a story of so many stages. Colours go by the terminal and by `NO_COLOR` (no-color.org).
+    #[must_use]
+    pub fn of_this_terminal(stages: u32) -> Self {
         let wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let colours = if wanted { Colours::On } else { Colours::Off };
         Self {
             colours,
+            stages,
             stage: Cell::new(0),
         }
     }
 
     /// What happens next and why it matters.
-    pub(crate) fn heading(&self, text: &str) {
+    pub fn heading(&self, text: &str) {
         self.stage.set(self.stage.get() + 1);
-        let stage = self.stage.get();
-        self.painted("", BOLD, &format!("\n{stage}/{STAGES}  {text}"));
+        let (stage, stages) = (self.stage.get(), self.stages);
+        self.painted("", BOLD, &format!("\n{stage}/{stages}  {text}"));
     }
 
     /// What nicctl would be told to do the same.
-    pub(crate) fn command(&self, line: &str) {
+    pub fn command(&self, line: &str) {
         self.painted("     ", CYAN, &format!("$ {line}"));
     }
 
     /// One step, as nicctl shows it. A guest has a clock of its own: how long is known, not when.
-    pub(crate) fn step(&self, timing: &StepTiming) {
+    pub fn step(&self, timing: &StepTiming) {
         let at = timing.at_ms.map(|at_ms| format!("{at_ms:+.1} ms"));
         let at = at.unwrap_or_default();
         let StepTiming {
@@ -71,22 +72,22 @@ impl Screen {
     }
 
     /// A fact.
-    pub(crate) fn line(&self, text: impl Display) {
+    pub fn line(&self, text: impl Display) {
         self.painted("     ", "", &text.to_string());
     }
 
     /// Something beside the point.
-    pub(crate) fn note(&self, text: &str) {
+    pub fn note(&self, text: &str) {
         self.painted("     ", DIM, text);
     }
 
     /// Something that went as it should.
-    pub(crate) fn good(&self, text: &str) {
+    pub fn good(&self, text: &str) {
         self.painted("     ", GREEN, text);
     }
 
     /// Something that went wrong, to standard error.
-    pub(crate) fn bad(&self, text: &str) {
+    pub fn bad(&self, text: &str) {
         let line = self.paint("", RED, text);
         writeln!(std::io::stderr().lock(), "{line}").ok();
     }
@@ -111,7 +112,7 @@ impl Screen {
 fn meaning(step: &str) -> &'static str {
     match step {
         "admit" => "checked, reserved, written to disk before anything is touched",
-        "make-port" => "tap: filtered, rate-limited, into the bridge, up",
+        "make-port" => "the host end: filtered, rate-limited, into the bridge, up",
         "declare" => "the agent is told what is to come, or to go",
         "plug" => "netdev_add, device_add",
         "arrive" => "the guest kernel finds the device and makes a link",
@@ -142,6 +143,7 @@ mod tests {
     fn screen(colours: Colours) -> Screen {
         Screen {
             colours,
+            stages: 9,
             stage: Cell::new(0),
         }
     }

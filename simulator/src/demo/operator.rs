@@ -7,33 +7,73 @@
 
 use std::future::Future;
 
-use anyhow::{Context, Result, ensure};
-use host_api::client::{Answer, ClientError, Progress};
+use host_api::client::{Answer, ClientError, Mutation, Progress};
 use host_api::{AttachNic, Client, CreateNic, EventQuery, MoveNic, Nic, NicState, StepTiming};
 use nic_model::{BitRate, NicId, RateLimits};
-use testbeds::requests::settled;
 
-use crate::screen::Screen;
+use super::Screen;
+
+/// How long one thing may take before the answer comes without it.
+const PATIENCE: &str = "60s";
+
+/// What an operator asked for, and hostd did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// hostd refused, or did not answer.
+    #[error("hostd did not do it")]
+    Client(#[from] ClientError),
+    /// Its event stream ended.
+    #[error("hostd closed its event stream")]
+    StreamEnded,
+    /// The NIC is not where it was to be.
+    #[error("{nic} is {state} and not {goal}: {message}")]
+    NotReached {
+        /// Which.
+        nic: NicId,
+        /// What it is.
+        state: NicState,
+        /// What it was to be.
+        goal: NicState,
+        /// Why, where hostd says it.
+        message: String,
+    },
+    /// The NIC is still there.
+    #[error("{0} is not deleted yet")]
+    NotDeleted(NicId),
+}
+
+type Result<T, E = OperatorError> = std::result::Result<T, E>;
 
 /// Somebody with access to hostd's socket.
-pub(crate) struct Operator<'a> {
+#[derive(Debug)]
+pub struct Operator<'a> {
     client: Client,
     screen: &'a Screen,
 }
 
 impl<'a> Operator<'a> {
-    pub(crate) fn new(client: Client, screen: &'a Screen) -> Self {
+    /// One who is watched on `screen`.
+    #[must_use]
+    pub fn new(client: Client, screen: &'a Screen) -> Self {
         Self { client, screen }
     }
 
-    pub(crate) async fn create(&self, request: &CreateNic) -> Result<Nic> {
+    /// Makes a NIC, and has it where it is to be.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub async fn create(&self, request: &CreateNic) -> Result<Nic> {
         self.screen.command(&create_line(request));
         let wait = settled();
         let answer = self.client.create_nic(request, &wait);
         self.follow(answer, NicState::InUse).await
     }
 
-    pub(crate) async fn relocate(&self, nic: &NicId, request: &MoveNic) -> Result<Nic> {
+    /// Moves a NIC.
+    ///
+    /// # Errors
+    /// When it does not get there.
+    pub async fn relocate(&self, nic: &NicId, request: &MoveNic) -> Result<Nic> {
         let MoveNic { vm, target, .. } = request;
         let line = format!("nicctl nic move {nic} --vm {vm} --target {target}");
         self.screen.command(&line);
@@ -42,22 +82,28 @@ impl<'a> Operator<'a> {
         self.follow(answer, NicState::InUse).await
     }
 
-    pub(crate) async fn detach(&self, nic: &NicId) -> Result<Nic> {
+    /// Takes a NIC out of its VM.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub async fn detach(&self, nic: &NicId) -> Result<Nic> {
         self.screen.command(&format!("nicctl nic detach {nic}"));
         let wait = settled();
         let answer = self.client.detach_nic(nic, &wait);
         self.follow(answer, NicState::Available).await
     }
 
-    pub(crate) async fn delete(&self, nic: &NicId) -> Result<()> {
+    /// Deletes a NIC.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub async fn delete(&self, nic: &NicId) -> Result<()> {
         self.screen.command(&format!("nicctl nic delete {nic}"));
         let answer = self.client.delete_nic(nic, &settled()).await?;
-        ensure!(
-            answer.progress == Progress::Settled,
-            "{nic} is not deleted yet: {:?}",
-            answer.nic
-        );
-        Ok(())
+        match answer.progress {
+            Progress::Settled => Ok(()),
+            Progress::UnderWay => Err(OperatorError::NotDeleted(nic.clone())),
+        }
     }
 
     /// Shows steps until the answer is there, which must find the NIC in `goal`.
@@ -75,18 +121,22 @@ impl<'a> Operator<'a> {
                 biased;
                 answer = &mut answer => break answer?,
                 event = events.next() => {
-                    let event = event.context("hostd closed its event stream")??;
+                    let event = event.ok_or(OperatorError::StreamEnded)??;
                     self.show(event.step.as_slice(), &mut shown);
                 }
             }
         };
         let nic = answer.nic;
         self.show(&nic.timings, &mut shown);
-        if let (true, Some(problem)) = (nic.state != goal, &nic.last_error) {
-            anyhow::bail!("{} is {}: {}", nic.id, nic.state, problem.message);
+        if answer.progress == Progress::UnderWay || nic.state != goal {
+            let message = nic.last_error.map(|problem| problem.message);
+            return Err(OperatorError::NotReached {
+                nic: nic.id,
+                state: nic.state,
+                goal,
+                message: message.unwrap_or_else(|| "hostd is still at it".to_owned()),
+            });
         }
-        let reached = answer.progress == Progress::Settled && nic.state == goal;
-        ensure!(reached, "{} is to be {goal}, but: {nic:?}", nic.id);
         self.screen.good(&outcome(&nic));
         Ok(nic)
     }
@@ -98,6 +148,13 @@ impl<'a> Operator<'a> {
                 shown.push(step.clone());
             }
         }
+    }
+}
+
+fn settled() -> Mutation {
+    Mutation {
+        token: None,
+        wait: Some(PATIENCE.parse().expect("a minute can be waited for")),
     }
 }
 
