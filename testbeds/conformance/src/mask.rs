@@ -22,11 +22,16 @@ pub(crate) enum Mask {
     Placement,
     FirmwareResets,
     Digits,
+    DeletionTime,
 }
 
 impl Mask {
     pub(crate) fn reason(self) -> &'static str {
         match self {
+            Self::DeletionTime => {
+                "whether DEVICE_DELETED comes just before or just behind the answer to what removed \
+                 the device: it comes when the last reader of the device's memory is through (RCU)"
+            }
             Self::Digits => "floating-point numbers beyond 12 digits: rounding of the reader here",
             Self::Timestamps => "timestamps of events: the two run one after the other",
             Self::Version => "version and package: which QEMU is installed here, to the last digit",
@@ -60,6 +65,34 @@ pub(crate) fn mask(exchanges: &mut [Exchange], masks: &mut BTreeSet<Mask>) {
         }
         for message in &mut exchange.messages {
             mask_message(message, &command, masks);
+        }
+    }
+    gather_deletions(exchanges, masks);
+}
+
+/// Moves every `DEVICE_DELETED` behind the answer of the command that led to it, as far as the
+/// harness waited.
+fn gather_deletions(exchanges: &mut [Exchange], masks: &mut BTreeSet<Mask>) {
+    let is_deletion = |message: &mut Value| message["event"] == "DEVICE_DELETED";
+    for first in 0..exchanges.len() {
+        if !matches!(
+            command(&exchanges[first]).as_str(),
+            "device_del" | "system_reset"
+        ) {
+            continue;
+        }
+        let waited = exchanges[first + 1..].iter();
+        let waited = waited
+            .take_while(|next| matches!(next.step, What::Until { .. }))
+            .count();
+        let group = &mut exchanges[first..=first + waited];
+        let mut deletions = Vec::new();
+        for exchange in &mut *group {
+            deletions.extend(exchange.messages.extract_if(.., is_deletion));
+        }
+        if let (Some(last), false) = (group.last_mut(), deletions.is_empty()) {
+            last.messages.extend(deletions);
+            masks.insert(Mask::DeletionTime);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The two whom everything is said to.
 
 mod fake;
+mod process;
 mod real;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use crate::session::Session;
 use crate::transcript::Machine;
 
 pub(crate) use fake::FakePeer;
+pub(crate) use process::QemuProcess;
 pub(crate) use real::RealPeer;
 
 /// A machine with one monitor.

@@ -66,6 +66,7 @@ fn converse(
         .first()
         .is_some_and(|step| step.what == What::Raw);
     let mut messages = conversation.greet(!begins_raw)?;
+    check_version(&messages)?;
     exchanges.push(Exchange {
         line: 0,
         step: What::Connect,
@@ -84,6 +85,18 @@ fn converse(
         });
     }
     Ok(exchanges)
+}
+
+/// fake-qemu is held against the QEMU it was recorded from: others differ in what they say.
+fn check_version(greeting: &[Value]) -> Result<()> {
+    let version = &greeting[0]["QMP"]["version"]["qemu"];
+    anyhow::ensure!(
+        version["major"] == 7 && version["minor"] == 2,
+        "this is QEMU {}.{}, and the suite compares with 7.2",
+        version["major"],
+        version["minor"]
+    );
+    Ok(())
 }
 
 /// How the end of the answers to a line is known.

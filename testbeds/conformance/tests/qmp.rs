@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use conformance::transcript::{ALL, Transcript};
-use conformance::{compare_group, python};
+use conformance::{compare_group, python, record};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn agrees(name: &'static str, text: &str) -> Result<(), Failed> {
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
     let python = Trial::test("pythons_client_holds_a_session", || {
         python::session().map(drop).map_err(failed)
     });
-    let trials = transcripts.chain([python]).collect();
+    let recording = Trial::test("the_recording_is_what_qemu_says", || {
+        record::check().map_err(failed)
+    });
+    let trials = transcripts.chain([recording, python]).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

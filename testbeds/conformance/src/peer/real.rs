@@ -1,15 +1,15 @@
-//! A real QEMU, emulated, in a network namespace of its own.
+//! The real QEMU of the comparison.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use testbeds::cache::Cache;
 use testbeds::image::{GuestImage, guest_image};
 
+use super::process::QemuProcess;
 use super::{Peer, ROOT_PORTS};
 use crate::session::Session;
 use crate::transcript::{Hotplug, Machine, Runs};
@@ -26,73 +26,40 @@ const SHELL: &str = "virtserialport,chardev=shell,name=org.nicferry.testbed.0";
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=1 tsc=reliable random.trust_cpu=on \
     nicferry.name=truth nicferry.agent=absent";
 
+/// Where in its directory the guest's console is.
+const CONSOLE: &str = "console";
+
 /// See the module.
-pub(crate) struct RealPeer {
-    directory: TempDir,
-    socket: PathBuf,
-    process: Child,
-}
+pub(crate) struct RealPeer(QemuProcess);
 
 impl RealPeer {
     pub(crate) fn start(machine: Machine) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        // util-linux' own: its namespace goes with the process.
-        let mut command = Command::new("unshare");
-        command.args(["--net", "qemu-system-x86_64"]);
-        command.args([
-            "-accel",
-            "tcg",
-            "-machine",
-            "q35",
-            "-nodefaults",
-            "-no-user-config",
-        ]);
-        command.args(["-display", "none"]);
-        if machine.hotplug == Hotplug::Native {
-            let native = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off";
-            command.args(["-global", native]);
-        }
-        for (number, (id, device, hotplug)) in (1..).zip(ROOT_PORTS) {
-            let hotplug = if hotplug { "" } else { ",hotplug=off" };
-            let port =
-                format!("pcie-root-port,id={id},chassis={number},addr={device:02x}.0{hotplug}");
-            command.args(["-device", &port]);
-        }
-        let socket = directory.path().join("monitor");
-        let monitor = format!("unix:{},server=on,wait=off", socket.display());
-        command.args(["-qmp", &monitor]);
-        match machine.runs {
-            Runs::Nothing => command.args(["-m", "64", "-S"]),
-            Runs::Firmware => command.args(["-m", "64"]),
-            Runs::Guest => boot(&mut command, directory.path())?,
-        };
-        let log = std::fs::File::create(directory.path().join("log"))?;
-        let process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("starting qemu-system-x86_64")?;
-        let peer = Self {
-            directory,
-            socket,
-            process,
-        };
+        let process = QemuProcess::start(|command, directory| {
+            if machine.hotplug == Hotplug::Native {
+                let native = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off";
+                command.args(["-global", native]);
+            }
+            root_ports(command);
+            match machine.runs {
+                Runs::Nothing => command.args(["-m", "64", "-S"]),
+                Runs::Firmware => command.args(["-m", "64"]),
+                Runs::Guest => guest(command, directory)?,
+            };
+            Ok(())
+        })?;
+        let peer = Self(process);
         if machine.runs == Runs::Guest {
             peer.until_booted()?;
         }
         Ok(peer)
     }
 
-    fn console(&self) -> PathBuf {
-        self.directory.path().join("console")
-    }
-
     fn until_booted(&self) -> Result<()> {
+        let console = self.0.directory().join(CONSOLE);
         let begun = Instant::now();
         loop {
-            let console = std::fs::read(self.console()).unwrap_or_default();
-            if String::from_utf8_lossy(&console).contains(BOOTED) {
+            let printed = std::fs::read(&console).unwrap_or_default();
+            if String::from_utf8_lossy(&printed).contains(BOOTED) {
                 return Ok(());
             }
             anyhow::ensure!(begun.elapsed() < BOOT_DEADLINE, "the guest does not boot");
@@ -102,7 +69,15 @@ impl RealPeer {
     }
 }
 
-fn boot<'a>(command: &'a mut Command, directory: &Path) -> Result<&'a mut Command> {
+fn root_ports(command: &mut Command) {
+    for (number, (id, device, hotplug)) in (1..).zip(ROOT_PORTS) {
+        let hotplug = if hotplug { "" } else { ",hotplug=off" };
+        let port = format!("pcie-root-port,id={id},chassis={number},addr={device:02x}.0{hotplug}");
+        command.args(["-device", &port]);
+    }
+}
+
+fn guest<'a>(command: &'a mut Command, directory: &Path) -> Result<&'a mut Command> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -110,7 +85,7 @@ fn boot<'a>(command: &'a mut Command, directory: &Path) -> Result<&'a mut Comman
     let GuestImage {
         kernel, initramfs, ..
     } = runtime.block_on(guest_image(&cache))?;
-    let console = format!("file:{}", directory.join("console").display());
+    let console = format!("file:{}", directory.join(CONSOLE).display());
     Ok(command
         .args([
             "-chardev",
@@ -125,20 +100,19 @@ fn boot<'a>(command: &'a mut Command, directory: &Path) -> Result<&'a mut Comman
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs)
-        .arg("-append")
-        .arg(KERNEL_COMMAND_LINE))
+        .args(["-append", KERNEL_COMMAND_LINE]))
 }
 
 impl Peer for RealPeer {
     fn socket(&self) -> &Path {
-        &self.socket
+        self.0.socket()
     }
 
     fn until_probed(&mut self, session: &mut Session, device: &str) -> Result<()> {
         let begun = Instant::now();
         loop {
             let filter = session.ask("query-rx-filter", json!({"name": device}))?;
-            // The driver's first act on the control queue; a device has none of it before.
+            // The driver's first acts on the control queue; a device has none of it before.
             let vlans = filter[0]["vlan-table"].as_array().map_or(0, Vec::len);
             let promiscuous = filter[0]["promiscuous"] == Value::Bool(true);
             if vlans < 4096 || !promiscuous {
@@ -151,13 +125,5 @@ impl Peer for RealPeer {
             // tidy: sleep because QEMU has no event for a driver's arrival
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-}
-
-impl Drop for RealPeer {
-    fn drop(&mut self) {
-        // It may have been told to quit.
-        drop(self.process.kill());
-        drop(self.process.wait());
     }
 }
