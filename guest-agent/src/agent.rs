@@ -12,6 +12,8 @@
 //! Nothing is kept on disk. A restarted agent is told by the host what is wanted and sees in the
 //! kernel what is; the steps that are done already are found done.
 
+mod step;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
@@ -22,18 +24,17 @@ use nic_model::{BootId, NetnsName, NicId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::act::{perform, read_back};
+use crate::act::perform;
 use crate::channel::Channel;
 use crate::guest::{EnterGuestError, Guest, in_full, seen};
 use crate::identity::IdentifyBy;
 use crate::kernel::{
     AdminState, ChannelKind, ConnectNetlinkError, DhcpClient, GuestKernel, LinkChange, LinkEvent,
-    LinkEvents, LinkIndex, LinkView, LinuxKernel, NameEvents, Rtnetlink, StepSide, WatchLinksError,
+    LinkEvents, LinkIndex, LinkView, LinuxKernel, NameEvents, Rtnetlink, WatchLinksError,
     open_channel,
 };
-use crate::lease::{LeaseLink, LeaseNews, LeaseReporter, RunningClient};
+use crate::news::{self, LeaseNews, News};
 use crate::nic::{Effort, Nic};
-use crate::target::TargetEnded;
 
 /// How often everything is looked at, in case an event was lost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,12 +46,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// link for so long was not just plugged, and looking into every process costs the guest's CPU,
 /// which its kernel then needs for the plugging.
 const SEARCH_FROM: Duration = Duration::from_millis(320);
-/// Actions done for one NIC before others get their turn. A whole bind takes about ten; more means
-/// that two parties undo each other's work.
-const ACTIONS_IN_ONE_GO: usize = 40;
-/// News that wait for the loop: one or two per NIC; senders wait when it is full.
-const NEWS_QUEUE: usize = 64;
-
 /// How the agent is to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -100,7 +95,8 @@ pub async fn run_in<K: GuestKernel>(
     channel: Channel,
     settings: Settings,
 ) -> Result<(), AgentError> {
-    let mut agent = Agent::start(kernel, || Ok(channel), settings).await?;
+    let started = Box::pin(Agent::start(kernel, || Ok(channel), settings));
+    let mut agent = started.await?;
     agent.serve().await
 }
 
@@ -111,10 +107,13 @@ struct Agent<K: GuestKernel> {
     names: K::NameEvents,
     session: AgentSession,
     channel: Channel,
-    nics: BTreeMap<NicId, Nic<K>>,
+    /// Boxed, since a node of the map has room for eleven.
+    nics: BTreeMap<NicId, Box<Nic<K>>>,
     clients_started: u64,
-    lease_news: (mpsc::Sender<LeaseNews>, mpsc::Receiver<LeaseNews>),
-    target_news: (mpsc::Sender<TargetEnded>, mpsc::Receiver<TargetEnded>),
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
+    next_look: Instant,
+    /// The pause before the next look while a link is missing.
+    retry: Duration,
 }
 
 /// What the loop woke up for.
@@ -122,9 +121,8 @@ enum Wake {
     Link(Result<LinkEvent, WatchLinksError>),
     HeldLink(Result<LinkEvent, WatchLinksError>),
     Bytes(Vec<u8>),
-    TargetEnded(NicId),
+    News(News),
     NameGone,
-    Lease(LeaseNews),
     RoomToSend,
     Overstay,
     Timer,
@@ -149,56 +147,61 @@ impl<K: GuestKernel> Agent<K> {
             channel: channel()?,
             nics: BTreeMap::new(),
             clients_started: 0,
-            lease_news: mpsc::channel(NEWS_QUEUE),
-            target_news: mpsc::channel(NEWS_QUEUE),
+            news: news::queue(),
+            next_look: Instant::now() + LOOK_INTERVAL,
+            retry: FIRST_RETRY,
         })
     }
 
     async fn serve(&mut self) -> Result<(), AgentError> {
-        let mut next_look = Instant::now() + LOOK_INTERVAL;
-        let mut retry = FIRST_RETRY;
         loop {
             let had_none = self.nics.is_empty();
-            let wake = self.wait(next_look).await;
-            match wake {
-                Wake::Link(Ok(event)) => self.on_link_event(event).await,
-                Wake::HeldLink(Ok(event)) => self.on_held_link_event(event).await,
-                Wake::Link(Err(error)) | Wake::HeldLink(Err(error)) => {
-                    tracing::warn!(error = in_full(&error), "subscribing to links anew");
-                    self.subscribe().await?;
-                    self.look_at_all(Effort::Usual).await;
-                }
-                Wake::Bytes(bytes) => self.on_bytes(&bytes).await,
-                Wake::TargetEnded(nic) => self.look(&nic, Effort::Usual).await,
-                Wake::NameGone => self.on_name_gone().await,
-                Wake::Lease(news) => self.on_lease_news(news).await,
-                Wake::Overstay => self.on_overstay().await,
-                Wake::Timer => {
-                    self.look_at_all(if retry < SEARCH_FROM {
-                        Effort::Known
-                    } else {
-                        Effort::Usual
-                    })
-                    .await;
-                    retry = (retry * 2).min(LOOK_INTERVAL);
-                    next_look = Instant::now() + LOOK_INTERVAL;
-                }
-                Wake::RoomToSend => {}
-            }
+            let wake = self.wait().await;
+            // Aside, so that an agent that waits is small: a simulator has ten thousand of them.
+            Box::pin(self.on_wake(wake)).await?;
             self.transmit();
             if had_none {
-                next_look = Instant::now() + LOOK_INTERVAL;
+                self.next_look = Instant::now() + LOOK_INTERVAL;
             }
             if !self.misses_a_link() {
-                retry = FIRST_RETRY;
-            } else if retry < LOOK_INTERVAL {
-                next_look = Instant::now() + retry;
+                self.retry = FIRST_RETRY;
+            } else if self.retry < LOOK_INTERVAL {
+                self.next_look = Instant::now() + self.retry;
             }
         }
     }
 
+    async fn on_wake(&mut self, wake: Wake) -> Result<(), AgentError> {
+        match wake {
+            Wake::Link(Ok(event)) => self.on_link_event(event).await,
+            Wake::HeldLink(Ok(event)) => self.on_held_link_event(event).await,
+            Wake::Link(Err(error)) | Wake::HeldLink(Err(error)) => {
+                tracing::warn!(error = in_full(&error), "subscribing to links anew");
+                self.subscribe().await?;
+                self.look_at_all(Effort::Usual).await;
+            }
+            Wake::Bytes(bytes) => self.on_bytes(&bytes).await,
+            Wake::News(News::TargetEnded(nic)) => self.look(&nic, Effort::Usual).await,
+            Wake::News(News::Lease(news)) => self.on_lease_news(*news).await,
+            Wake::NameGone => self.on_name_gone().await,
+            Wake::Overstay => self.on_overstay().await,
+            Wake::Timer => {
+                self.look_at_all(if self.retry < SEARCH_FROM {
+                    Effort::Known
+                } else {
+                    Effort::Usual
+                })
+                .await;
+                self.retry = (self.retry * 2).min(LOOK_INTERVAL);
+                self.next_look = Instant::now() + LOOK_INTERVAL;
+            }
+            Wake::RoomToSend => {}
+        }
+        Ok(())
+    }
+
     /// Without a NIC there is nothing to look at, and the guest sleeps undisturbed.
-    async fn wait(&mut self, next_look: Instant) -> Wake {
+    async fn wait(&mut self) -> Wake {
         let looks = !self.nics.is_empty();
         let waits_to_send = self.session.wants_to_transmit();
         let disarmed_at = self.nics.values().filter_map(|nic| nic.disarmed_at).min();
@@ -208,13 +211,12 @@ impl<K: GuestKernel> Agent<K> {
         // any number change, last.
         tokio::select! {
             biased;
-            () = sleep_until(next_look), if looks => Wake::Timer,
+            () = sleep_until(self.next_look), if looks => Wake::Timer,
             () = sleep_until(overstay.unwrap_or_else(Instant::now)), if overstay.is_some() => {
                 Wake::Overstay
             }
-            Some(TargetEnded(nic)) = self.target_news.1.recv() => Wake::TargetEnded(nic),
+            Some(news) = self.news.1.recv() => Wake::News(news),
             () = self.names.name_gone() => Wake::NameGone,
-            Some(news) = self.lease_news.1.recv() => Wake::Lease(news),
             Ok(_room) = self.channel.to_send.reserve(), if waits_to_send => Wake::RoomToSend,
             Some(bytes) = self.channel.received.recv() => Wake::Bytes(bytes),
             event = self.held_watch.next() => Wake::HeldLink(event),
@@ -286,13 +288,13 @@ impl<K: GuestKernel> Agent<K> {
                 }
             }
             None => {
-                let mut nic = Nic::new(wanted);
+                let mut nic = Box::new(Nic::new(wanted));
                 let effort = if nic.binding.may_be_in_a_target() {
                     Effort::Thorough
                 } else {
                     effort
                 };
-                let looked = nic.look(&self.guest, &self.target_news.0, effort).await;
+                let looked = nic.look(&self.guest, &self.news.0, effort).await;
                 if let Err(error) = looked {
                     tracing::warn!(%error, "will be looked for again");
                 }
@@ -375,7 +377,7 @@ impl<K: GuestKernel> Agent<K> {
             nic.binding.place().is_some_and(&was_here)
                 && nic.at.as_ref().is_some_and(|at| at.index == index)
         };
-        let gone = self.nics.values().find(is_it);
+        let gone = self.nics.values().map(AsRef::as_ref).find(is_it);
         if let Some(id) = gone.map(|nic| nic.binding.wanted().nic.clone()) {
             self.look(&id, Effort::Known).await;
         }
@@ -391,7 +393,7 @@ impl<K: GuestKernel> Agent<K> {
         match nic.binding.place() {
             None | Some(LinkPlace::Nowhere | LinkPlace::Hidden) => {
                 tracing::info!(nic = %id, name = link.name, "link arrived");
-                nic.arrive(&self.guest, &self.target_news.0, link).await;
+                nic.arrive(&self.guest, &self.news.0, link).await;
                 self.settle(&id).await;
             }
             Some(LinkPlace::Guest(_)) => {}
@@ -416,6 +418,7 @@ impl<K: GuestKernel> Agent<K> {
         let ended: Vec<NicId> = self
             .nics
             .values()
+            .map(AsRef::as_ref)
             .filter(ended)
             .map(|nic| nic.binding.wanted().nic.clone())
             .collect();
@@ -450,116 +453,10 @@ impl<K: GuestKernel> Agent<K> {
         let Some(nic) = self.nics.get_mut(id) else {
             return;
         };
-        match nic.look(&self.guest, &self.target_news.0, effort).await {
+        match nic.look(&self.guest, &self.news.0, effort).await {
             Ok(()) => self.settle(id).await,
             Err(error) => tracing::warn!(%error, "will be looked for again"),
         }
-    }
-
-    /// Does what is to be done for one NIC until there is nothing left.
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "all other actions are steps on the link"
-    )]
-    async fn settle(&mut self, id: &NicId) {
-        let Some(mut nic) = self.nics.remove(id) else {
-            return;
-        };
-        for _ in 0..ACTIONS_IN_ONE_GO {
-            let action = nic.binding.next();
-            match &action {
-                Action::Wait => break,
-                Action::Look => {
-                    let news = &self.target_news.0;
-                    if let Err(error) = nic.look(&self.guest, news, Effort::Thorough).await {
-                        tracing::warn!(%error, "will be looked for again");
-                        break;
-                    }
-                }
-                Action::Report(report) => {
-                    tracing::info!(nic = %id, phase = ?report.phase, "report");
-                    if let Err(error) = self.session.report((**report).clone()) {
-                        tracing::error!(nic = %id, %error, "a report could not be sent");
-                    }
-                    self.transmit();
-                    nic.binding.complete(&action, Ok(()), Duration::ZERO);
-                }
-                _ => {
-                    self.pass(id, &action, StepSide::Before).await;
-                    self.step(&action, &mut nic).await;
-                    self.pass(id, &action, StepSide::After).await;
-                }
-            }
-        }
-        nic.let_go();
-        self.nics.insert(id.clone(), nic);
-    }
-
-    async fn pass(&self, nic: &NicId, action: &Action, side: StepSide) {
-        if let Some(step) = action.step() {
-            self.guest.kernel.pass(nic, step, side).await;
-        }
-    }
-
-    /// Does one step and tells the decisions how it went.
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "three steps concern more than the link"
-    )]
-    async fn step(&mut self, action: &Action, nic: &mut Nic<K>) {
-        let begun = Instant::now();
-        let result = match action {
-            Action::Verify => match read_back(nic).await {
-                Ok(found) => return nic.binding.verified(found, begun.elapsed()),
-                Err(failure) => Err(failure),
-            },
-            Action::StartLease => {
-                self.start_lease(nic);
-                Ok(())
-            }
-            Action::Hold | Action::Disarm | Action::Release | Action::Enter { .. } => {
-                // One that only gets another name where it is keeps its client.
-                let stays = matches!(action, Action::Enter { .. }) && nic.is_in_target();
-                if let Some(running) = nic.lease.take_if(|_| !stays) {
-                    running.client.stop().await;
-                }
-                perform(action, nic, &self.guest).await
-            }
-            _ => perform(action, nic, &self.guest).await,
-        };
-        if let Err(failure) = &result {
-            let nic = &nic.binding.wanted().nic;
-            tracing::warn!(%nic, step = ?action.step(), %failure, "a step failed");
-        }
-        let took = begun.elapsed();
-        tracing::debug!(nic = %nic.binding.wanted().nic, step = ?action.step(), ?took, "step done");
-        nic.binding.complete(action, result, took);
-    }
-
-    fn start_lease(&mut self, nic: &mut Nic<K>) {
-        let (Some(at), Some(binding)) = (&nic.at, nic.binding.binding()) else {
-            return;
-        };
-        self.clients_started += 1;
-        let wanted = nic.binding.wanted();
-        let link = LeaseLink {
-            name: binding.link_name.clone(),
-            index: at.index,
-            mac: wanted.mac,
-        };
-        let reporter = LeaseReporter {
-            nic: wanted.nic.clone(),
-            client: self.clients_started,
-            news: self.lease_news.0.clone(),
-        };
-        let client = self
-            .guest
-            .kernel
-            .start_dhcp(&at.space.netns, link, reporter);
-        nic.lease = Some(RunningClient {
-            number: self.clients_started,
-            client,
-        });
     }
 
     async fn switch_off_undeclared(&self) {

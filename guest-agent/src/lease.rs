@@ -7,6 +7,8 @@ use nic_binding::LeaseSight;
 use nic_model::{LinkName, MacAddr, NicId};
 use tokio::sync::mpsc;
 
+use crate::news::{LeaseNews, News};
+
 /// How long the first lease may take. mozim repeats its question after about 4 and 12 seconds.
 pub const FIRST_LEASE_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -21,20 +23,12 @@ pub struct LeaseLink {
     pub mac: MacAddr,
 }
 
-/// News from a client. `client` tells it from those of an earlier client of the same NIC.
-#[derive(Debug)]
-pub(crate) struct LeaseNews {
-    pub(crate) nic: NicId,
-    pub(crate) client: u64,
-    pub(crate) lease: LeaseSight,
-}
-
 /// Where the news go.
 #[derive(Debug, Clone)]
 pub struct LeaseReporter {
     pub(crate) nic: NicId,
     pub(crate) client: u64,
-    pub(crate) news: mpsc::Sender<LeaseNews>,
+    pub(crate) news: mpsc::Sender<News>,
 }
 
 impl LeaseReporter {
@@ -46,11 +40,11 @@ impl LeaseReporter {
 
     /// Tells how the client stands. Waits while the agent has more news than it can take.
     pub async fn tell(&self, lease: LeaseSight) {
-        let news = LeaseNews {
+        let news = News::Lease(Box::new(LeaseNews {
             nic: self.nic.clone(),
             client: self.client,
             lease,
-        };
+        }));
         // Without a receiver the agent is ending.
         self.news.send(news).await.unwrap_or_default();
     }

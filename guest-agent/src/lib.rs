@@ -23,6 +23,7 @@ mod guest;
 mod identity;
 pub mod kernel;
 mod lease;
+mod news;
 mod nic;
 mod search;
 mod target;

@@ -9,8 +9,9 @@ use crate::guest::{Guest, Located, Space, in_full, seen};
 use crate::identity::Device;
 use crate::kernel::{GuestKernel, LinkView, Netns, Rtnetlink};
 use crate::lease::RunningClient;
+use crate::news::News;
 use crate::search::search;
-use crate::target::{OpenTarget, TargetEnded};
+use crate::target::OpenTarget;
 
 /// A NIC with all that belongs to it.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl<K: GuestKernel> Nic<K> {
     pub(crate) async fn look(
         &mut self,
         guest: &Guest<K>,
-        news: &mpsc::Sender<TargetEnded>,
+        news: &mpsc::Sender<News>,
         effort: Effort,
     ) -> Result<(), LookError> {
         let target = self.look_at_target(guest, news).await;
@@ -88,7 +89,7 @@ impl<K: GuestKernel> Nic<K> {
     pub(crate) async fn arrive(
         &mut self,
         guest: &Guest<K>,
-        news: &mpsc::Sender<TargetEnded>,
+        news: &mpsc::Sender<News>,
         link: &LinkView,
     ) {
         let target = self.look_at_target(guest, news).await;
@@ -145,11 +146,7 @@ impl<K: GuestKernel> Nic<K> {
     }
 
     /// The target is opened when it is first needed and again when it has ended.
-    async fn look_at_target(
-        &mut self,
-        guest: &Guest<K>,
-        news: &mpsc::Sender<TargetEnded>,
-    ) -> TargetSight {
+    async fn look_at_target(&mut self, guest: &Guest<K>, news: &mpsc::Sender<News>) -> TargetSight {
         // One that is still open is kept for this look: a move may have failed halfway.
         if !self.binding.needs_target() {
             return match &self.target {

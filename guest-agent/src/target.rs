@@ -15,11 +15,8 @@ use tokio::sync::mpsc;
 
 use crate::guest::{Guest, Space, in_full};
 use crate::kernel::{GuestKernel, HeldProcess, Netns, OpenNetnsError};
+use crate::news::News;
 use crate::task::Task;
-
-/// The process that was the target of this NIC has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TargetEnded(pub(crate) NicId);
 
 /// A target held open.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ impl<K: GuestKernel> OpenTarget<K> {
         target: &Target,
         wanted: &WantedNic,
         guest: &Guest<K>,
-        news: &mpsc::Sender<TargetEnded>,
+        news: &mpsc::Sender<News>,
     ) -> Result<Self, TargetSight> {
         let (netns, process_started, life) = find(target, wanted, guest, news)?;
         if netns == guest.own.netns || netns == guest.holding.netns {
@@ -89,7 +86,7 @@ fn find<K: GuestKernel>(
     target: &Target,
     wanted: &WantedNic,
     guest: &Guest<K>,
-    news: &mpsc::Sender<TargetEnded>,
+    news: &mpsc::Sender<News>,
 ) -> Result<Found<K>, TargetSight> {
     match target {
         Target::Pid { pid, netns_inode } => {
@@ -144,13 +141,13 @@ fn gone(target: &Target, error: &OpenNetnsError) -> TargetSight {
     TargetSight::Gone
 }
 
-fn watch(process: &impl HeldProcess, nic: &NicId, news: &mpsc::Sender<TargetEnded>) -> Task {
+fn watch(process: &impl HeldProcess, nic: &NicId, news: &mpsc::Sender<News>) -> Task {
     let ended = process.ended();
     let (nic, news) = (nic.clone(), news.clone());
     Task::spawn(async move {
         ended.await;
         // Without a receiver the agent is ending.
-        news.send(TargetEnded(nic)).await.unwrap_or_default();
+        news.send(News::TargetEnded(nic)).await.unwrap_or_default();
     })
 }
 

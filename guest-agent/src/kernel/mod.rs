@@ -96,7 +96,7 @@ pub trait GuestKernel: Clone + fmt::Debug + Send + Sync + 'static {
     fn connect_target(
         &self,
         netns: &Self::Netns,
-    ) -> impl Future<Output = Result<(Self::Announcer, Self::Rtnetlink), OpenAnnouncerError>> + Send;
+    ) -> impl Future<Output = Result<TargetEnds<Self>, OpenAnnouncerError>> + Send;
 
     /// Subscribes to the links of a namespace. Links that are there already are not told of.
     fn watch_links(
@@ -147,6 +147,9 @@ pub trait GuestKernel: Clone + fmt::Debug + Send + Sync + 'static {
         future::ready(())
     }
 }
+
+/// What the agent has in a target.
+pub type TargetEnds<K> = (<K as GuestKernel>::Announcer, <K as GuestKernel>::Rtnetlink);
 
 /// A network namespace, held open; equal to another handle of the same one.
 pub trait Netns: Clone + fmt::Debug + PartialEq + Send + Sync {

@@ -4,8 +4,8 @@
 //! gives no address away twice. Times are those a client of mozim keeps.
 //!
 //! ```text
-//!   discover ──► Offer ──► request ──► Ack (address, until) ──► renew at ½, rebind at ⅞, expired at 1
-//!      │ silent: nothing        │ refuses: Nak
+//!   first question ──► granted ──► renewed at ½, else at ⅞ ──► over at 1
+//!        │ silent: nothing │ refuses: the client begins anew
 //! ```
 
 use std::collections::BTreeMap;

@@ -120,6 +120,7 @@ async fn run_until_stopped(
     loop {
         let deadline = started + FIRST_LEASE_DEADLINE;
         tokio::select! {
+            biased;
             _ = &mut stopped => break,
             () = tokio::time::sleep_until(deadline), if !ever_held => {
                 let waited_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -153,7 +154,8 @@ async fn take_state(
                 Some(*granted)
             }
             None => {
-                tracing::warn!(nic = %reporter.nic(), "a lease without a usable address is ignored");
+                let nic = reporter.nic();
+                tracing::warn!(%nic, "a lease without a usable address is ignored");
                 restart(client, held, reporter).await
             }
         },

@@ -1,4 +1,4 @@
-//! A guest that lives: the kernel's model in tokio's time, the real agent on it, a pipe to the host.
+//! A guest that lives: the kernel's model in tokio's time, the real agent on it, a port.
 //!
 //! All of it ends when the [`FakeGuest`] is dropped. It has to be made and used on a tokio runtime;
 //! with a paused clock nothing in it depends on real time. What it does of itself (ejecting a

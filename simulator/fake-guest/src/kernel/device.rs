@@ -1,10 +1,10 @@
 //! Devices in PCI slots: how they become links, and how they go.
 //!
 //! ```text
-//!            plug                  the kernel looks            probe
-//!   (slot) ───────► Unseen ──────────────────────► Seen ─────────────► Driven (has a link)
-//!                                                   ▲ rescan              │ sysfs remove
-//!                                                   └────── Removed ◄─────┘ or, natively, power off
+//!            plug           the kernel looks        probe
+//!   (slot) ───────► Unseen ──────────────────► Seen ──────► Driven (has a link)
+//!                                               ▲ rescan       │ sysfs remove
+//!                                               └── Removed ◄──┘ or, natively, power off
 //!   eject, remove: the slot is empty
 //! ```
 

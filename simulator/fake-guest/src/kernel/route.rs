@@ -55,9 +55,9 @@ impl Kernel {
     /// Adds a route through a link. A gateway is taken to be a neighbour on it.
     ///
     /// # Errors
-    /// `ENODEV`, `ENETDOWN` when the link is down, `EEXIST` when there is one of its destination and
-    /// metric, `EINVAL` for a gateway that is no neighbour's address, `EACCES` for IPv6 where that
-    /// is off.
+    /// `ENODEV`, `ENETDOWN` when the link is down, `EEXIST` when there is one of its destination
+    /// and metric, `EINVAL` for a gateway that is no neighbour's address, `EACCES` for IPv6 where
+    /// that is off.
     pub fn add_route(&mut self, netns: NetnsInode, index: LinkIndex, route: &Route) -> Answer<()> {
         let id = self.id_of(netns, index)?;
         let route = self.as_kept(netns, route)?;
