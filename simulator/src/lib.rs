@@ -9,3 +9,4 @@ pub mod demo;
 pub mod fleet;
 pub mod netns;
 pub mod sim;
+pub mod soak;
