@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use misbehaviour::{Rulebook, Script};
 use simulator::netns::{
-    ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, launch,
+    ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, check_rule, launch,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -93,6 +93,9 @@ impl Up {
         let script: Script = toml::from_str(&text).with_context(about)?;
         // Before anything runs that would follow them.
         Rulebook::from_script(&script).with_context(about)?;
+        for rule in &script.rules {
+            check_rule(rule).with_context(about)?;
+        }
         Ok(script)
     }
 }

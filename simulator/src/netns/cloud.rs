@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::event_log::EventLog;
 use super::guest::READY;
 use super::hostd;
-use super::machine::{Order, Status, give};
+use super::machine::{Order, RuleError, Status, check_rule, give};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
 use super::process::{Undertaker, described, log_to};
@@ -79,13 +79,11 @@ pub(super) enum OrderError {
     #[error("VM {0} runs already")]
     On(VmId),
     /// The rule does nothing here.
-    #[error("rule {name:?}: {reason}")]
-    Rule {
-        /// Which.
-        name: String,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// There is a rule of that name.
+    #[error("rule {0:?}: there is one of that name already")]
+    RuleTaken(String),
     /// Something failed.
     #[error(transparent)]
     Trouble(#[from] Trouble),
@@ -311,20 +309,14 @@ impl Cloud {
     }
 
     fn check_rule(&self, rule: &Rule) -> Result<(), OrderError> {
-        let refuse = |reason: String| OrderError::Rule {
-            name: rule.name.clone(),
-            reason,
-        };
-        rule.check().map_err(|error| refuse(error.to_string()))?;
-        let operation = rule.operation.to_string();
-        super::machine::check_operation(&operation).map_err(refuse)?;
+        check_rule(rule)?;
         if let Some(vm) = &rule.vm {
             self.vm(vm)?;
         }
         let running = self.lock();
         let mut names = running.plan.script.rules.iter().map(|known| &known.name);
         if names.any(|name| *name == rule.name) {
-            return Err(refuse("there is one of that name already".to_owned()));
+            return Err(OrderError::RuleTaken(rule.name.clone()));
         }
         Ok(())
     }

@@ -253,6 +253,9 @@ impl Topology {
 
     /// One host with VMs `vm1`, `vm2` and so on, each with a container `web` and one `db`, and the
     /// network `blue`.
+    ///
+    /// # Panics
+    /// Never: there is nothing in it to mistake.
     #[must_use]
     pub fn of_vms(count: u8) -> Self {
         let container = |name: &str| name.parse().expect("a short word is a name");
@@ -280,6 +283,9 @@ impl Topology {
 
 impl Network {
     /// The bridge that it is on each host.
+    ///
+    /// # Panics
+    /// Never for one of a topology that was accepted: its name is short enough.
     #[must_use]
     pub fn bridge(&self) -> LinkName {
         let name = format!("{BRIDGE_PREFIX}{}", self.name);
@@ -414,6 +420,9 @@ fn check_vm(vm: &RawVm, raw: &RawTopology, mistakes: &mut Mistakes) {
         && !raw.class.iter().any(|known| known.name == *class)
     {
         note(format!("class: {class} is not among the classes"));
+    }
+    if let Err(error) = vm.profile.parse::<fake_qemu::Profile>() {
+        note(format!("profile: {error}"));
     }
     if !(1..=MAX_ROOT_PORTS).contains(&vm.root_ports) {
         note(format!(

@@ -147,8 +147,8 @@ impl IntoResponse for OrderError {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::NoHost(_) | Self::NoVm(_) => StatusCode::NOT_FOUND,
-            Self::Off(_) | Self::On(_) => StatusCode::CONFLICT,
-            Self::Rule { .. } => StatusCode::BAD_REQUEST,
+            Self::Off(_) | Self::On(_) | Self::RuleTaken(_) => StatusCode::CONFLICT,
+            Self::Rule(_) => StatusCode::BAD_REQUEST,
             Self::Trouble(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let error = in_full(&self);

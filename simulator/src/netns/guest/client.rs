@@ -47,12 +47,12 @@ impl GuestClient {
         naming: Naming,
     ) -> Result<ContainerView, Trouble> {
         let name = name.clone();
-        match self
-            .ask(Request::MakeContainer { name, naming }, PROMPT)
-            .await?
-        {
-            Reply::Container(container) => Ok(container),
-            other => unexpected(other),
+        let request = Request::MakeContainer { name, naming };
+        let reply = self.ask(request, PROMPT).await?;
+        if let Reply::Container(container) = reply {
+            Ok(container)
+        } else {
+            unexpected(reply)
         }
     }
 
@@ -70,9 +70,11 @@ impl GuestClient {
     /// # Errors
     /// When the guest does not answer.
     pub async fn containers(&self) -> Result<Vec<ContainerView>, Trouble> {
-        match self.ask(Request::Containers, PROMPT).await? {
-            Reply::Containers(containers) => Ok(containers),
-            other => unexpected(other),
+        let reply = self.ask(Request::Containers, PROMPT).await?;
+        if let Reply::Containers(containers) = reply {
+            Ok(containers)
+        } else {
+            unexpected(reply)
         }
     }
 
@@ -81,9 +83,11 @@ impl GuestClient {
     /// # Errors
     /// When there is no such place, or the guest does not answer.
     pub async fn links(&self, place: Place) -> Result<Vec<GuestLink>, Trouble> {
-        match self.ask(Request::Links { place }, PROMPT).await? {
-            Reply::Links(links) => Ok(links),
-            other => unexpected(other),
+        let reply = self.ask(Request::Links { place }, PROMPT).await?;
+        if let Reply::Links(links) = reply {
+            Ok(links)
+        } else {
+            unexpected(reply)
         }
     }
 
@@ -103,11 +107,13 @@ impl GuestClient {
             place,
             to,
             count,
-            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+            patience_ms: milliseconds(patience),
         };
-        match self.ask(request, PROMPT + patience * count.into()).await? {
-            Reply::Echoes(times) => Ok(times),
-            other => unexpected(other),
+        let reply = self.ask(request, PROMPT + patience * count.into()).await?;
+        if let Reply::Echoes(times) = reply {
+            Ok(times)
+        } else {
+            unexpected(reply)
         }
     }
 
@@ -124,11 +130,13 @@ impl GuestClient {
         let request = Request::Run {
             place,
             command: command.iter().map(|word| (*word).to_owned()).collect(),
-            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+            deadline_ms: milliseconds(deadline),
         };
-        match self.ask(request, PROMPT + deadline).await? {
-            Reply::Output(output) => Ok(output),
-            other => unexpected(other),
+        let reply = self.ask(request, PROMPT + deadline).await?;
+        if let Reply::Output(output) = reply {
+            Ok(output)
+        } else {
+            unexpected(reply)
         }
     }
 
@@ -141,9 +149,11 @@ impl GuestClient {
     }
 
     async fn order(&self, request: Request) -> Result<(), Trouble> {
-        match self.ask(request, PROMPT).await? {
-            Reply::Done => Ok(()),
-            other => unexpected(other),
+        let reply = self.ask(request, PROMPT).await?;
+        if reply == Reply::Done {
+            Ok(())
+        } else {
+            unexpected(reply)
         }
     }
 
@@ -152,10 +162,15 @@ impl GuestClient {
     }
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn unexpected<T>(reply: Reply) -> Result<T, Trouble> {
-    let refusal = match reply {
-        Reply::Failed(reason) => Refusal::Failed(reason),
-        other => Refusal::Unexpected(other),
+    let refusal = if let Reply::Failed(reason) = reply {
+        Refusal::Failed(reason)
+    } else {
+        Refusal::Unexpected(reply)
     };
     Err(refusal).doing("have a guest do something")
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use fake_qemu::Hardware as MachineParts;
 use fake_qemu::driver::{FakeQemu, Settings, SharedRules};
-use misbehaviour::{Paces, Rulebook};
+use misbehaviour::{Operation, Paces, Rule, Rulebook};
 use nic_model::VmId;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -51,18 +51,48 @@ const ORDERS_MAX: usize = 64;
 #[error("the plan has no such VM")]
 struct NotPlanned;
 
-/// Whether a rule about this operation has any effect in this world.
+/// A rule that could do nothing in this world.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// Nor in any other.
+    #[error("rule {name:?} cannot be followed: {cause}")]
+    Impossible {
+        /// Which.
+        name: String,
+        /// Why.
+        cause: misbehaviour::RuleError,
+    },
+    /// What it is about is not simulated.
+    #[error(
+        "rule {name:?} cannot be followed: operation: {operation} is done by real programs in this \
+         world; what is simulated is qmp.NAME, event.NAME and guest.NAME"
+    )]
+    Real {
+        /// Which.
+        name: String,
+        /// About what.
+        operation: Operation,
+    },
+}
+
+/// Whether a rule has any effect in this world.
 ///
 /// # Errors
 /// Why it has none.
-pub(crate) fn check_operation(operation: &str) -> Result<(), String> {
+pub fn check_rule(rule: &Rule) -> Result<(), RuleError> {
+    let name = || rule.name.clone();
+    rule.check().map_err(|cause| RuleError::Impossible {
+        name: name(),
+        cause,
+    })?;
+    let operation = rule.operation.to_string();
     if FAMILIES.iter().any(|family| operation.starts_with(family)) {
         return Ok(());
     }
-    Err(format!(
-        "operation: {operation} is done by real programs in this world; what is simulated is {}",
-        FAMILIES.map(|family| format!("{family}NAME")).join(", ")
-    ))
+    Err(RuleError::Real {
+        name: name(),
+        operation: rule.operation.clone(),
+    })
 }
 
 /// Is the VM `vm` until it is told to quit, or is killed.

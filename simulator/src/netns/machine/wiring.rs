@@ -126,7 +126,7 @@ impl Wiring {
         let (queue, name) = tap::plug_in(guest).await.doing(&doing)?;
         let netlink = Netlink::connect(guest).await.doing(&doing)?;
         let found = netlink.link_by_name(&name).await.doing(&doing)?;
-        let link = found.ok_or_else(|| NoLink(name)).doing(&doing)?;
+        let link = found.ok_or(NoLink(name)).doing(&doing)?;
         let change = LinkChange {
             mac: mac_of(device).doing(&doing)?,
             mtu: mtu_of(device).doing(&doing)?,

@@ -1,0 +1,313 @@
+//! Rules, paces and clocks, by command, by file and over HTTP, while a cloud runs.
+
+use host_api::client::{Answer, ClientError, Progress};
+use host_api::{NicState, Problem, ProblemCode};
+use misbehaviour::{Effect, Rule, When};
+use simulator::netns::{ClockOrder, ClockRequest, Page, RulePage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Bed, Cloud, User, attach, nic_on_blue, until};
+
+fn rule(name: &str, operation: &str, effect: Effect) -> Rule {
+    Rule {
+        name: name.to_owned(),
+        operation: operation.parse().unwrap(),
+        vm: None,
+        nic: None,
+        when: When::Always,
+        times: None,
+        effect,
+    }
+}
+
+/// Asks for a NIC in `vm1/web` and does not wait for it.
+async fn begin(cloud: &Cloud) -> nic_model::NicId {
+    let request = host_api::CreateNic {
+        attach: Some(attach("vm1", "web")),
+        ..nic_on_blue()
+    };
+    let begun = cloud
+        .hostd()
+        .create_nic(&request, &Default::default())
+        .await
+        .unwrap();
+    assert_eq!(begun.progress, Progress::UnderWay);
+    begun.nic.id
+}
+
+/// What hostd says of a NIC that did not get there.
+fn problem(answer: Result<Answer, ClientError>) -> Problem {
+    match answer {
+        Err(ClientError::Problem { problem, .. }) => *problem,
+        other => panic!("hostd is content: {other:?}"),
+    }
+}
+
+/// Whether a transition waits for something in `vm1`.
+async fn waits(cloud: &Cloud) -> bool {
+    let page: Page = cloud.started.control().get("/").await.unwrap();
+    let vm = page.vms.iter().find(|vm| vm.id.as_str() == "vm1");
+    let hardware = vm.and_then(|vm| vm.hardware.as_ref());
+    hardware.is_some_and(|hardware| !hardware.under_way.is_empty())
+}
+
+#[tokio::test]
+async fn a_guest_that_refuses_is_named_until_the_rule_goes() {
+    let cloud = Cloud::of_two().await;
+    let control = cloud.started.control();
+    let nic = cloud.nic_in("vm1", "web").await;
+    control
+        .post("/v1/rules", &rule("no", "guest.unplug", Effect::Refuse))
+        .await
+        .unwrap();
+
+    cloud
+        .hostd()
+        .detach_nic(&nic.id, &Default::default())
+        .await
+        .unwrap();
+    until("hostd says what blocks it", async || {
+        let nic = cloud.hostd().nic(&nic.id).await.unwrap();
+        nic.state == NicState::Detaching && nic.blocked.is_some()
+    })
+    .await;
+    let rules: Vec<RulePage> = control.get("/v1/rules").await.unwrap();
+    control.delete("/v1/rules/no").await.unwrap();
+
+    assert!(rules[0].done >= 1, "{rules:?}");
+    until("it goes through after all", async || {
+        cloud.state_of(&nic.id).await == NicState::Available
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_qemu_refuses_is_told_in_its_words() {
+    let cloud = Cloud::of_two().await;
+    let words = [
+        "rules",
+        "add",
+        "full",
+        "--at",
+        "qmp.device_add",
+        "--effect",
+        "error=no room",
+    ];
+    let added = cloud
+        .bed
+        .run(&[words.as_slice(), &["--vm", "vm1"]].concat())
+        .await;
+    assert!(added.status.success(), "{added:?}");
+
+    let problem = problem(cloud.create("vm1", "web").await);
+    let elsewhere = cloud.nic_in("vm2", "web").await;
+
+    assert_eq!(problem.code, ProblemCode::HypervisorRefused);
+    assert!(problem.message.contains("no room"), "{problem:?}");
+    assert_eq!(elsewhere.state, NicState::InUse);
+}
+
+#[tokio::test]
+async fn a_rule_that_could_do_nothing_is_refused() {
+    let cloud = Cloud::of_two().await;
+    let control = cloud.started.control();
+    control
+        .post("/v1/rules", &rule("a", "qmp.*", Effect::Lose))
+        .await
+        .unwrap();
+    let cases = [
+        (
+            rule("a", "guest.plug", Effect::Lose),
+            "there is one of that name already",
+        ),
+        (
+            rule("b", "guest.plug", Effect::DiskFull),
+            "effect: disk-full cannot happen",
+        ),
+        (
+            rule("c", "port.make", Effect::Stall),
+            "done by real programs",
+        ),
+        (
+            Rule {
+                vm: Some("vm9".parse().unwrap()),
+                ..rule("d", "guest.plug", Effect::Lose)
+            },
+            "there is no VM vm9",
+        ),
+    ];
+    for (rule, expected) in cases {
+        let refused = control.post("/v1/rules", &rule).await.unwrap_err();
+
+        assert!(
+            refused.cause.to_string().contains(expected),
+            "{expected}: {}",
+            refused.cause
+        );
+    }
+    control.delete("/v1/rules").await.unwrap();
+    let left: Vec<RulePage> = control.get("/v1/rules").await.unwrap();
+    assert!(left.is_empty());
+}
+
+#[tokio::test]
+async fn a_link_comes_when_somebody_says_so() {
+    let bed = Bed::of(User::Own);
+    let rules = bed.file(
+        "rules.toml",
+        "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\n",
+    );
+    let cloud = bed.up(&["--vms", "2", "--rules", &rules]).await;
+    let nic = begin(&cloud).await;
+    until("the device waits to be probed", async || {
+        waits(&cloud).await
+    })
+    .await;
+    assert_eq!(cloud.state_of(&nic).await, NicState::Attaching);
+
+    let stepped = cloud.bed.run(&["step", "vm1"]).await;
+
+    assert!(stepped.status.success(), "{stepped:?}");
+    until("the NIC is in use", async || {
+        cloud.state_of(&nic).await == NicState::InUse
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_clock_that_stands_still_moves_by_steps() {
+    let cloud = Cloud::of_two().await;
+    assert!(cloud.bed.run(&["clock", "freeze"]).await.status.success());
+    assert!(
+        cloud
+            .bed
+            .run(&["pace", "plug", "after 1h"])
+            .await
+            .status
+            .success()
+    );
+    let nic = begin(&cloud).await;
+    until("the device waits for its time", async || {
+        waits(&cloud).await
+    })
+    .await;
+
+    let short = ClockRequest {
+        vm: None,
+        order: ClockOrder::Step("59m".parse().unwrap()),
+    };
+    cloud
+        .started
+        .control()
+        .post("/v1/clock", &short)
+        .await
+        .unwrap();
+    assert!(waits(&cloud).await);
+    assert!(
+        cloud
+            .bed
+            .run(&["clock", "step", "2m"])
+            .await
+            .status
+            .success()
+    );
+
+    until("the NIC is in use", async || {
+        cloud.state_of(&nic).await == NicState::InUse
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_clock_can_be_in_a_hurry() {
+    let cloud = Cloud::of_two().await;
+    assert!(
+        cloud
+            .bed
+            .run(&["pace", "plug", "after 10m"])
+            .await
+            .status
+            .success()
+    );
+
+    assert!(
+        cloud
+            .bed
+            .run(&["clock", "speed", "1000"])
+            .await
+            .status
+            .success()
+    );
+
+    // Ten minutes at that speed are 0.6 seconds.
+    cloud.nic_in("vm1", "web").await;
+}
+
+#[tokio::test]
+async fn a_transition_can_wait_for_looks() {
+    let cloud = Cloud::of_two().await;
+    assert!(
+        cloud
+            .bed
+            .run(&["pace", "plug", "after 3 polls"])
+            .await
+            .status
+            .success()
+    );
+
+    // hostd looks at the hardware again and again while it waits.
+    cloud.nic_in("vm1", "web").await;
+}
+
+#[tokio::test]
+async fn a_qemu_that_crashes_takes_its_guest_along() {
+    let cloud = Cloud::of_two().await;
+    let control = cloud.started.control();
+    let crash = Effect::Crash(misbehaviour::Side::After);
+    control
+        .post("/v1/rules", &rule("boom", "qmp.device_add", crash))
+        .await
+        .unwrap();
+
+    let problem = problem(cloud.create("vm1", "web").await);
+
+    assert_eq!(problem.code, ProblemCode::VmStopped);
+    let page: Page = control.get("/").await.unwrap();
+    let off = page.vms.iter().find(|vm| vm.id.as_str() == "vm1").unwrap();
+    assert_eq!(off.pid, None);
+    assert!(
+        page.events
+            .iter()
+            .any(|event| event.text.starts_with("VM vm1 is off"))
+    );
+}
+
+#[tokio::test]
+async fn orders_are_taken_over_tcp_from_programs_alone() {
+    let cloud = Bed::of(User::Own)
+        .up(&["--vms", "1", "--listen", "127.0.0.1:0"])
+        .await;
+    let url = cloud.started.state.url.clone().unwrap();
+    let address = url
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .to_owned();
+    let ask = async |request: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+
+    let page = ask("GET /").await;
+    let from_a_form = ask("POST /v1/down").await;
+
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("\"vm1\""),
+        "{page}"
+    );
+    assert!(from_a_form.starts_with("HTTP/1.1 415"), "{from_a_form}");
+    assert_eq!(cloud.hostd().vms().await.unwrap().vms.len(), 1);
+}
