@@ -24,6 +24,7 @@ use hostd::supervisor::Supervisor;
 use hostd::surroundings::Surroundings;
 use hostd::worker::Tools;
 use hypervisor_qmp::{QmpHypervisor, QmpVm, Settings, Vhost};
+use journal::Journal;
 use misbehaviour::Chance;
 use nic_model::{NetworkName, VmId};
 use port::{PortProvider, TapAccess};
@@ -56,6 +57,8 @@ struct Inner {
     links: HostLinks,
     vms: BTreeMap<VmId, SimVm>,
     stand_in: Arc<std::fs::File>,
+    /// Where records are kept, if not on the simulated disk.
+    journal: Mutex<Option<Arc<dyn Journal>>>,
     state: Mutex<State>,
 }
 
@@ -101,6 +104,7 @@ impl Host {
             links: HostLinks::default(),
             vms,
             stand_in: Arc::clone(stand_in),
+            journal: Mutex::default(),
             state: Mutex::default(),
         }))
     }
@@ -115,6 +119,12 @@ impl Host {
     #[must_use]
     pub fn disk(&self) -> &Disk {
         &self.0.disk
+    }
+
+    /// Has every hostd that is started from now on keep its records in a journal of the caller's,
+    /// such as a real one, instead of on the simulated disk.
+    pub fn keep_records_in(&self, journal: Arc<dyn Journal>) {
+        *lock(&self.0.journal) = Some(journal);
     }
 
     /// Its links.
@@ -199,7 +209,8 @@ impl Host {
     fn tools(&self, life: &Life, surroundings: Surroundings) -> Result<Tools, OpenStoreError> {
         let Inner { name, stage, .. } = &*self.0;
         let board = Arc::new(Board::new(surroundings.clock.clone()));
-        let journal = Arc::new(self.0.disk.journal(stage, life, name));
+        let journal = lock(&self.0.journal).clone();
+        let journal = journal.unwrap_or_else(|| Arc::new(self.0.disk.journal(stage, life, name)));
         let site = self.0.config.site.clone();
         let dying = life.clone();
         let store = Store::open(site, journal, board.clone())?
