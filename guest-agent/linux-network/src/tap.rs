@@ -147,8 +147,7 @@ fn open_queue(spec: &TapSpec) -> Result<OwnedFd, AttachTapError> {
 /// # Errors
 /// See [`AttachTapError`]. Nothing is left behind.
 pub async fn plug_in(netns: &Netns) -> Result<(OwnedFd, LinkName), AttachTapError> {
-    // Its name until the kernel has put a number in; also in messages.
-    let name = || LinkName::try_from("eth".to_owned()).expect("three letters are a name");
+    let name = unnumbered;
     let plugged = netns.run("tap-plug", move || plug_in_here(&name()));
     match tokio::time::timeout(DEADLINE, plugged).await {
         Ok(Ok(outcome)) => outcome,
@@ -162,6 +161,12 @@ pub async fn plug_in(netns: &Netns) -> Result<(OwnedFd, LinkName), AttachTapErro
             cause: elapsed.into(),
         }),
     }
+}
+
+/// Its name until the kernel has put a number in; also in messages.
+fn unnumbered() -> LinkName {
+    let name = LinkName::try_from("eth".to_owned());
+    name.expect("three letters are a name")
 }
 
 fn plug_in_here(shown: &LinkName) -> Result<(OwnedFd, LinkName), AttachTapError> {

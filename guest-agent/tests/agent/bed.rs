@@ -210,12 +210,17 @@ impl Host {
     }
 
     async fn begin(&mut self, pipe: Box<dyn Pipe>) {
+        self.begin_without_waiting(pipe);
+        self.event(|event| matches!(event, SessionEvent::Opened { .. }))
+            .await;
+    }
+
+    /// Asks for a session over a new connection.
+    pub(crate) fn begin_without_waiting(&mut self, pipe: Box<dyn Pipe>) {
         self.pipe = Some(pipe);
         self.nonce += 1;
         self.session
             .start(SessionNonce(self.nonce), self.origin.elapsed());
-        self.event(|event| matches!(event, SessionEvent::Opened { .. }))
-            .await;
     }
 
     fn wanted(&self, generation: u64, goal: Goal) -> WantedNic {
@@ -271,17 +276,24 @@ impl Host {
     async fn event(&mut self, is_wanted: impl Fn(&SessionEvent) -> bool) -> SessionEvent {
         let deadline = Instant::now() + PATIENCE;
         let mut passed = Vec::new();
-        loop {
-            while let Some(event) = self.session.poll_event() {
-                if is_wanted(&event) {
-                    return event;
-                }
-                passed.push(event);
+        while let Some(event) = self.event_until(deadline).await {
+            if is_wanted(&event) {
+                return event;
             }
-            assert!(
-                Instant::now() < deadline,
-                "waited in vain; came: {passed:?}"
-            );
+            passed.push(event);
+        }
+        panic!("waited in vain; came: {passed:?}")
+    }
+
+    /// The next thing that happens to the session; `None` when nothing does.
+    pub(crate) async fn event_until(&mut self, deadline: Instant) -> Option<SessionEvent> {
+        loop {
+            if let Some(event) = self.session.poll_event() {
+                return Some(event);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
             self.turn(deadline).await;
         }
     }

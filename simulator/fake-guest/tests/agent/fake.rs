@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use agent_protocol::{NicReport, SessionEvent};
 use fake_guest::kernel::{KernelSettings, LinkState};
 use fake_guest::{
     DhcpMode, DhcpServer, FakeGuest, GuestOptions, GuestSignal, NicPlug, Segment, SharedRules,
@@ -11,8 +12,9 @@ use guest_agent::kernel::{AdminState, Carrier, Ipv6, LinkChange};
 use misbehaviour::{Rulebook, Script};
 use nic_model::{MacAddr, NetnsInode, NetnsName, PciPath};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::bed::{Admin, Bed, Container, Facts, Host, NIC, Pipe};
+use crate::bed::{Admin, Bed, Container, Facts, Host, NIC, PATIENCE, Pipe};
 
 /// How often somebody looks who waits for something.
 const A_LITTLE: Duration = Duration::from_millis(10);
@@ -24,6 +26,7 @@ pub(crate) struct Fake {
     segment: Segment,
     rules: SharedRules,
     host: Host,
+    made: Instant,
 }
 
 impl Fake {
@@ -46,6 +49,7 @@ impl Fake {
             segment,
             rules,
             host: Host::new(mac()),
+            made: Instant::now(),
         };
         bed.furnish();
         bed
@@ -68,6 +72,43 @@ impl Fake {
             book.clear();
             book.add(script.rules[0].clone()).unwrap();
         });
+    }
+
+    pub(crate) fn no_rule(&self) {
+        self.rules.with(Rulebook::clear);
+    }
+
+    /// Hears reports for some time, as hostd does: a session that has ended is begun anew.
+    pub(crate) async fn listen(&mut self, time: Duration) -> String {
+        let deadline = Instant::now() + time;
+        let mut heard = String::new();
+        while let Some(event) = self.host.event_until(deadline).await {
+            heard += &format!("{:?} {event:?}\n", Instant::now().duration_since(self.made));
+            if matches!(event, SessionEvent::Closed(_)) {
+                let pipe = self.dial().await;
+                self.host.begin_without_waiting(pipe);
+            }
+        }
+        heard
+    }
+
+    /// How the NIC stands when nothing more comes of a generation for a while.
+    pub(crate) async fn latest(&mut self, generation: u64) -> NicReport {
+        let deadline = Instant::now() + PATIENCE;
+        let mut latest = None;
+        while let Some(event) = self.host.event_until(deadline).await {
+            match event {
+                SessionEvent::Report(report) if report.generation == generation => {
+                    latest = Some(report);
+                }
+                SessionEvent::Closed(_) => {
+                    let pipe = self.dial().await;
+                    self.host.begin_without_waiting(pipe);
+                }
+                SessionEvent::Report(_) | SessionEvent::Opened { .. } => {}
+            }
+        }
+        latest.expect("there is a report of that generation")
     }
 
     /// Lets virtual time pass.

@@ -7,6 +7,7 @@
 mod bed;
 #[path = "../../../../guest-agent/tests/agent/bodies/mod.rs"]
 mod bodies;
+mod chaos;
 mod containers;
 mod fake;
 mod faults;
