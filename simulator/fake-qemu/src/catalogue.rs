@@ -1,8 +1,8 @@
 //! What a real QEMU said about itself: its schema, its objects, its devices' properties.
 //!
 //! None of it is written by hand. `cargo xtask conformance record` asks a real QEMU and writes
-//! `data/qemu-7.2.json`; here it is read once per process and shared by every machine in it, so that
-//! a machine is no larger than what makes it differ from a fresh one.
+//! `data/qemu-7.2.json`; here it is read once per process and shared by every machine in it, so
+//! that a machine is no larger than what makes it differ from a fresh one.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! The command line: as much of QEMU's as makes sense here, in the same spelling where there is one.
+//! The command line: as much of QEMU's as makes sense here, in the same spelling where there is
+//! one.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -4,10 +4,10 @@
 //! one process, and it can be told to misbehave in every way the real one does.
 //!
 //! ```text
-//!   client ◄──► MonitorStream ◄──► Server ──► MessageReader ──► Machine ──► replies and events
-//!              (unix socket or      │            (json)          (pure)  ├► GuestSignal ──► guest side
-//!               memory, with        └ asks the Rulebook before          └► BackendChange
-//!               descriptors)          and after each command              ◄── GuestAct
+//!   client ◄─► MonitorStream ◄─► Serve ─► MessageReader ─► Machine ─► replies and events
+//!             (unix socket or      │         (json)         (pure)  ├► GuestSignal ─► guest side
+//!              memory, with        └ asks the Rulebook before       └► BackendChange
+//!              descriptors)          and after each command           ◄── GuestAct
 //! ```
 //!
 //! [`Machine`] is the whole behaviour and pure: commands and what the guest does go in, with the

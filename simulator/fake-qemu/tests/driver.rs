@@ -12,7 +12,7 @@ use misbehaviour::Speed;
 use nic_model::PciSlot;
 use serde_json::json;
 use support::{Client, EPOCH, hardware, nic, start, start_plain};
-use tokio::time::Instant;
+use tokio::time::{Instant, advance};
 
 const AFTER: LetsGo = LetsGo::After(Duration::from_millis(200));
 
@@ -75,9 +75,9 @@ async fn a_native_slot_that_is_busy_refuses_and_one_that_is_asked_says_so_for_fi
     let busy = client.refusal("device_del", id.clone()).await;
     qemu.act(GuestAct::SlotOn { port });
     client.ask("device_del", id.clone()).await;
-    tokio::time::sleep(Duration::from_millis(4999)).await;
+    advance(Duration::from_millis(4999)).await;
     let asked = client.refusal("device_del", id.clone()).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    advance(Duration::from_millis(1)).await;
     client.ask("device_del", id).await;
 
     assert_eq!(
@@ -100,9 +100,9 @@ async fn a_request_by_acpi_blocks_later_ones_for_as_long_as_that_version_lets_it
         let qemu = start_plain(parts, LetsGo::Never);
         let mut client = Client::negotiated(&qemu).await;
         client.plug().await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        advance(Duration::from_millis(10)).await;
         client.ask("device_del", json!({"id": "net0"})).await;
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        advance(Duration::from_secs(3600)).await;
 
         let answer = client.request("device_del", json!({"id": "net0"})).await;
 
@@ -338,7 +338,7 @@ async fn a_frozen_clock_stops_the_guest_and_a_step_lets_it_go_on() {
 
     qemu.set_speed(Speed::new(0.0).unwrap());
     client.ask("device_del", json!({"id": "net0"})).await;
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    advance(Duration::from_secs(3600)).await;
     assert_eq!(qemu.with(|machine, _| machine.devices().count()), 1);
     qemu.step(Duration::from_millis(200));
 

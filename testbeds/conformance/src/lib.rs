@@ -1,15 +1,15 @@
 //! The truth test: the same words to a real QEMU and to fake-qemu, and the same answers back.
 //!
 //! ```text
-//!   transcripts/*.qmp ──► one session with qemu-system-x86_64 ──► messages ─┐
-//!   (what is sent;        one session with fake-qemu ───────────► messages ─┴► masks ─► compare
-//!    never an answer)                                                            │
-//!                                              what may differ, each with its reason
+//!   transcripts/*.qmp ─► a session with qemu-system-x86_64 ─► messages ─┐
+//!   (what is sent;       a session with fake-qemu ──────────► messages ─┴► masks ─► compare
+//!    never an answer)                                                        │
+//!                                          what may differ, each with its reason
 //! ```
 //!
-//! Whoever develops against fake-qemu relies on it being what the real one is. So a transcript holds
-//! only what is said to a monitor; what is expected is what the real one answers, in the same run.
-//! Where the two differ, the real one is right.
+//! Whoever develops against fake-qemu relies on it being what the real one is. So a transcript
+//! holds only what is said to a monitor; what is expected is what the real one answers, in the same
+//! run. Where the two differ, the real one is right.
 //!
 //! What fake-qemu knows of devices and schema comes from the same source: [`record`] asks a real
 //! QEMU and writes it down.

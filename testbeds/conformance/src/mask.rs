@@ -29,8 +29,8 @@ impl Mask {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::DeletionTime => {
-                "whether DEVICE_DELETED comes just before or just behind the answer to what removed \
-                 the device: it comes when the last reader of the device's memory is through (RCU)"
+                "whether DEVICE_DELETED comes just before or just behind the answer: it comes when \
+                 the last reader of the device's memory is through (RCU)"
             }
             Self::Digits => "floating-point numbers beyond 12 digits: rounding of the reader here",
             Self::Timestamps => "timestamps of events: the two run one after the other",
@@ -43,7 +43,7 @@ impl Mask {
             Self::DescriptorNumbers => "numbers of file descriptors: each process has its own",
             Self::Chardev => "path of the monitor's socket",
             Self::Placement => {
-                "addresses, windows and interrupts of PCI devices: firmware and guest choose them"
+                "addresses, windows and interrupts of PCI devices: the guest chooses them"
             }
             Self::FirmwareResets => {
                 "resets by SeaBIOS itself: it resets a machine once more after a warm reset"

@@ -7,8 +7,8 @@
 //!   query-pci ── the chip set's own devices ───────────────────────────► pci
 //! ```
 //!
-//! A device is recorded under a name of which every occurrence is replaced by a placeholder, so that
-//! fake-qemu can give it to a device of any name.
+//! A device is recorded under a name of which every occurrence becomes `{id}`, `{path}` or `{bus}`,
+//! so that fake-qemu can give it to a device of any name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -244,7 +244,7 @@ impl Recorder {
                 begun.elapsed() < FIRMWARE_DEADLINE,
                 "firmware finds no {driver}"
             );
-            // tidy: sleep because QEMU has no event for firmware's progress
+            // Slept, because QEMU has no event for firmware's progress
             std::thread::sleep(Duration::from_millis(20));
         };
         Ok(json!({"properties": properties, "pci": without_place(pci)}))
@@ -263,7 +263,7 @@ impl Recorder {
         Ok(sorted(properties))
     }
 
-    /// The properties of an object, with placeholders for its names.
+    /// The properties of an object, without its own names.
     fn template(&mut self, path: &str, bus: &str) -> Result<Value> {
         let properties = serde_json::to_string(&self.properties(path)?)?;
         let named = properties.replace(path, "{path}").replace(bus, "{bus}");

@@ -193,6 +193,6 @@ impl Conversation {
 }
 
 fn pass(time: Duration) {
-    // tidy: sleep because the real QEMU's clock cannot be turned
+    // Slept, because the real QEMU's clock cannot be turned
     std::thread::sleep(time);
 }

@@ -35,7 +35,7 @@ impl Session {
                 Err(error) if begun.elapsed() > DEADLINE => {
                     return Err(error).context(format!("connecting to {}", socket.display()));
                 }
-                // tidy: sleep because no event tells when QEMU listens
+                // Slept, because no event tells when QEMU listens
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         };

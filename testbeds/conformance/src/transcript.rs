@@ -1,14 +1,14 @@
 //! What is said to a monitor, line by line.
 //!
-//! A line that starts with `{` or another byte of JSON is sent as it stands. The others:
+//! A line that starts with a byte of JSON is sent as it stands. The others:
 //!
 //! ```text
 //!   # words               for the reader; the first such line says what the transcript is about
 //!   @machine WORDS        native: hot-plug without ACPI; running: not stopped; guest: one boots
 //!   @raw                  a new client, which does not negotiate
 //!   @connect              a new client, which does
-//!   @quiet                from here on each step ends with an answer to a question of the harness's:
-//!                         for input that gets none or several answers
+//!   @quiet                from here on each step ends with a question of the harness's own, and
+//!                         its answer: for input that gets none or several
 //!   @descriptor KIND      the next line brings a descriptor: null, tap or multiqueue
 //!   @bytes TEXT           sent without a line feed; \n, \r, \t, \\ and \xNN are understood
 //!   @part TEXT            the same, and no answer is waited for

@@ -1,4 +1,4 @@
-//! Programs of the package `testbeds`: built like any other, then started in our place with root's
+//! Programs of the harness' packages: built like any other, then started in our place with root's
 //! rights.
 //!
 //! ```text
@@ -26,22 +26,40 @@ pub(crate) fn hand_over(
     arguments: &[String],
 ) -> anyhow::Result<Verdict> {
     setup::ensure(&[&[Purpose::Build], purposes].concat())?;
-    hand_over_to(&["build", "--bin"], name, arguments)
+    hand_over_to("testbeds", &["build", "--bin"], name, arguments)
+}
+
+/// Builds the program of the package `conformance` and hands over to it; returns only when that
+/// fails.
+pub(crate) fn hand_over_to_conformance(arguments: &[String]) -> anyhow::Result<Verdict> {
+    const NAME: &str = "conformance";
+    setup::ensure(&Purpose::ALL)?;
+    hand_over_to(NAME, &["build", "--bin"], NAME, arguments)
 }
 
 /// Builds the benchmark `name` with optimisation and hands over to it; returns only when that
 /// fails.
 pub(crate) fn hand_over_to_benchmark(name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
     setup::ensure(&Purpose::ALL)?;
-    hand_over_to(&["bench", "--no-run", "--bench"], name, arguments)
+    hand_over_to(
+        "testbeds",
+        &["bench", "--no-run", "--bench"],
+        name,
+        arguments,
+    )
 }
 
-fn hand_over_to(how: &[&str], name: &str, arguments: &[String]) -> anyhow::Result<Verdict> {
+fn hand_over_to(
+    package: &str,
+    how: &[&str],
+    name: &str,
+    arguments: &[String],
+) -> anyhow::Result<Verdict> {
     say(format_args!(
         "building the program `{name}` (a first build takes minutes, later ones seconds)"
     ));
     let mut words = setup::root_words()?;
-    words.push(build(how, name)?);
+    words.push(build(package, how, name)?);
     words.extend_from_slice(arguments);
     let mut command = process::command(&words[0])?;
     // A password for sudo is typed there.
@@ -50,9 +68,9 @@ fn hand_over_to(how: &[&str], name: &str, arguments: &[String]) -> anyhow::Resul
     Err(error).with_context(|| format!("cannot run `{}`", process::shown(&command)))
 }
 
-fn build(how: &[&str], name: &str) -> anyhow::Result<String> {
+fn build(package: &str, how: &[&str], name: &str) -> anyhow::Result<String> {
     let mut cargo = process::cargo()?;
-    cargo.args(how).args([name, "--package", "testbeds"]);
+    cargo.args(how).args([name, "--package", package]);
     built(&mut cargo, name)
 }
 

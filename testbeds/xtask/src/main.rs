@@ -8,6 +8,7 @@
 
 mod bench;
 mod check;
+mod conformance;
 mod console;
 mod demo;
 mod harness;
@@ -43,6 +44,8 @@ enum Command {
     Tidy,
     /// Measures, beside a peer in the same run
     Bench(bench::Arguments),
+    /// Holds what is simulated against the real thing
+    Conformance(conformance::Arguments),
     /// Runs every test and ends with `N passed, N failed, N skipped`
     Test(test::Arguments),
 }
@@ -65,6 +68,7 @@ fn run(command: &Command) -> anyhow::Result<Verdict> {
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Conformance(arguments) => conformance::run(arguments),
         Command::Test(arguments) => test::run(arguments),
     }
 }

@@ -143,6 +143,12 @@ const REQUIREMENTS: &[Requirement] = &[
         "dnsmasq",
         "the DHCP server the guest's NICs ask",
     ),
+    needs(
+        Purpose::Test,
+        "python3-venv",
+        "python3",
+        "QEMU's own QMP client, held against fake-qemu",
+    ),
 ];
 
 /// `cargo xtask setup`

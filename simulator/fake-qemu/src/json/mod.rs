@@ -8,7 +8,7 @@
 //! ```text
 //!   bytes ──► Lexer ──► tokens until all brackets are closed ──► parser ──► value or error
 //!               │ a byte that fits nowhere
-//!               └──► error at once, then skip to the next bracket, comma, colon or control character
+//!               └──► error at once, then skip to the next bracket, comma, colon, line end
 //! ```
 
 mod lexer;

@@ -2,7 +2,8 @@
 //! (`qmp_device_add` and `qdev_device_add_from_qdict` in `softmmu/qdev-monitor.c`).
 //!
 //! ```text
-//!   id ─► driver ─► bus ─► takes devices? ─► migrating? ─► id free? ─► properties ─► slot ─► device's own checks
+//!   id ─► driver ─► bus ─► takes devices? ─► migrating? ─► id free?
+//!      ─► properties ─► slot ─► what the device itself checks
 //! ```
 
 use std::collections::BTreeMap;

@@ -63,7 +63,7 @@ impl RealPeer {
                 return Ok(());
             }
             anyhow::ensure!(begun.elapsed() < BOOT_DEADLINE, "the guest does not boot");
-            // tidy: sleep because a console is a file that grows
+            // Slept, because a console is a file that grows
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -122,7 +122,7 @@ impl Peer for RealPeer {
                 begun.elapsed() < BOOT_DEADLINE,
                 "the guest does not probe {device}"
             );
-            // tidy: sleep because QEMU has no event for a driver's arrival
+            // Slept, because QEMU has no event for a driver's arrival
             std::thread::sleep(Duration::from_millis(50));
         }
     }
