@@ -10,6 +10,7 @@ mod fleet;
 mod inner;
 mod orders;
 mod rules;
+mod soak;
 mod tcp;
 mod up;
 
@@ -56,6 +57,10 @@ enum Command {
     Vm(orders::Vm),
     /// Runs thousands of VMs in one process and in virtual time, and judges what comes of it
     Fleet(fleet::Fleet),
+    /// Runs random worlds, one for each seed, and holds each against the reference model
+    Soak(soak::Soak),
+    /// Runs the world of one seed again, and shows what happens in it
+    Replay(soak::Replay),
     #[command(hide = true)]
     Sandbox(inner::Sandbox),
     #[command(hide = true)]
@@ -100,6 +105,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Step(arguments) => finish(arguments.run()),
         Command::Vm(arguments) => finish(arguments.run()),
         Command::Fleet(arguments) => arguments.run(),
+        Command::Soak(arguments) => arguments.run(),
+        Command::Replay(arguments) => arguments.run(),
         Command::Sandbox(arguments) => arguments.run(),
         Command::Machine(arguments) => arguments.run(),
         Command::Guest(arguments) => arguments.run(),

@@ -80,6 +80,8 @@ struct Vm {
     agent: Agent,
     kernel: Kernel,
     containers: BTreeMap<ContainerKey, Life>,
+    /// Lives of containers that have begun.
+    lives: Life,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,7 +111,6 @@ pub struct Model {
     nics: BTreeMap<NicKey, Whereabouts>,
     vms: BTreeMap<VmKey, Vm>,
     max_nics_per_vm: usize,
-    lives: Life,
 }
 
 impl Model {
@@ -120,7 +121,6 @@ impl Model {
             nics: BTreeMap::new(),
             vms: vms.into_iter().map(|vm| (vm, Vm::default())).collect(),
             max_nics_per_vm,
-            lives: 0,
         }
     }
 
@@ -159,6 +159,15 @@ impl Model {
         }
     }
 
+    /// The container a NIC is in, as long as that lives.
+    #[must_use]
+    pub fn container_of(&self, nic: NicKey) -> Option<Spot> {
+        match self.nics.get(&nic) {
+            Some(Whereabouts::In(place)) => self.lives(*place).then_some(place.spot),
+            Some(Whereabouts::Nowhere | Whereabouts::Stuck { .. }) | None => None,
+        }
+    }
+
     /// Every NIC that has a record.
     pub fn nics(&self) -> impl Iterator<Item = NicKey> {
         self.nics.keys().copied()
@@ -174,6 +183,25 @@ impl Model {
     #[must_use]
     pub fn runs(&self, vm: VmKey) -> bool {
         self.vms.get(&vm).is_some_and(|vm| vm.power == Power::On)
+    }
+
+    /// Whether an agent runs in a VM that does.
+    #[must_use]
+    pub fn has_agent(&self, vm: VmKey) -> bool {
+        self.runs(vm) && self.vms.get(&vm).is_some_and(|vm| vm.agent == Agent::Runs)
+    }
+
+    /// Whether the guest of a VM keeps devices that it is asked for.
+    #[must_use]
+    pub fn keeps_devices(&self, vm: VmKey) -> bool {
+        let vm = self.vms.get(&vm);
+        vm.is_some_and(|vm| vm.kernel == Kernel::KeepsDevices)
+    }
+
+    /// How many more NICs a VM may have.
+    #[must_use]
+    pub fn room_in(&self, vm: VmKey) -> usize {
+        self.max_nics_per_vm.saturating_sub(self.nics_at(vm).len())
     }
 
     fn create(&mut self, nic: NicKey) -> Outcome {
@@ -316,10 +344,9 @@ impl Model {
     }
 
     fn start_container(&mut self, spot: Spot) {
-        self.lives += 1;
-        let life = self.lives;
         self.change(spot.vm, |vm| {
-            vm.containers.entry(spot.container).or_insert(life);
+            vm.lives += 1;
+            vm.containers.entry(spot.container).or_insert(vm.lives);
         });
     }
 

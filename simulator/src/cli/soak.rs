@@ -1,0 +1,94 @@
+//! `simulator soak` and `simulator replay`: random worlds, many of them or one.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use simulator::soak::{AfterBreach, Crowd, News, Run, Sum};
+
+use super::console::{complain, say};
+
+/// Runs one world for each seed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Soak {
+    /// How many seeds
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// How many worlds at once
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Run the other seeds too when one has found something
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// Runs one world.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Replay {
+    /// Whose
+    seed: u64,
+    /// Look for the fewest steps that show the same
+    #[arg(long)]
+    shorten: bool,
+}
+
+impl Soak {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let crowd = Crowd {
+            seeds: self.from..self.from.saturating_add(self.seeds),
+            threads: self.jobs,
+            after_breach: match self.keep_going {
+                true => AfterBreach::GoOn,
+                false => AfterBreach::Stop,
+            },
+        };
+        let began = Instant::now();
+        let sum = crowd.run(|news| match news {
+            News::Breach(report) => match &report.breach {
+                Some(breach) => say(format_args!(
+                    "seed {}: {breach}\n  {}",
+                    report.seed,
+                    report.command()
+                )),
+                None => {}
+            },
+            News::Progress(sum) => complain(line(&sum, began)),
+        })?;
+        say(line(&sum, began));
+        Ok(match sum.breaches {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
+    }
+}
+
+impl Replay {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let report = Run::of_seed(self.seed).go()?;
+        let report = match self.shorten {
+            true => Run::shorten(report)?,
+            false => report,
+        };
+        say(&report);
+        Ok(match report.breach {
+            None => ExitCode::SUCCESS,
+            Some(_) => ExitCode::FAILURE,
+        })
+    }
+}
+
+fn line(sum: &Sum, began: Instant) -> String {
+    format!(
+        "{} seeds, {} operations, {} troubles, {} lives of hostd, {:.0} h of virtual time, \
+         {} violations, {:.0} s",
+        sum.seeds,
+        sum.operations,
+        sum.troubles,
+        sum.lives,
+        sum.lasted.as_secs_f64() / 3600.0,
+        sum.breaches,
+        began.elapsed().as_secs_f64()
+    )
+}

@@ -1,0 +1,139 @@
+//! How long a step may take, in virtual time, until everything is where it belongs.
+//!
+//! ```text
+//!   bound = what the operation takes by itself + what each trouble may cost
+//! ```
+//!
+//! Without bounds a hostd that misses every event would still pass: it looks at everything each 30
+//! seconds. So what nothing disturbs has to be quick, and a trouble excuses what it costs alone. A
+//! guest that does not answer excuses what is done with it, and nothing that is done elsewhere.
+
+use std::time::Duration;
+
+use misbehaviour::Effect;
+use oracle::model::{Happening, Model, NicKey, Operation, Request, Standing, VmKey};
+
+use super::NICS;
+use super::step::{Blackout, Step, Trouble};
+use crate::sim::Plan;
+
+/// What hostd, QEMU and an agent need together when all of them answer.
+const QUICK: Duration = Duration::from_secs(2);
+/// Until a line to an agent or a QEMU that is there again is in use: backoff and the session's
+/// beginning.
+const RECONNECT: Duration = Duration::from_secs(8);
+/// Until something is noticed that nobody tells of: a full look, and the deadline of a call.
+const UNTOLD: Duration = Duration::from_secs(45);
+/// Whatever waits for a guest that does not answer: the patience of an attach on the way there, on
+/// the way back, and the schedule of requests to let go.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    boot: Duration,
+}
+
+impl Bounds {
+    /// Those of a world.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        let boot = plan.kernel.boot;
+        Self {
+            boot: boot.firmware + boot.hotplug + boot.agent,
+        }
+    }
+
+    /// How long `step` may take in a world that was as `model` says.
+    #[must_use]
+    pub fn of_step(&self, step: &Step, model: &Model) -> Duration {
+        let operations = step.act.operations().iter();
+        let own = operations.map(|one| self.of_operation(one, model)).max();
+        let troubles: Duration = step.troubles.iter().map(cost).sum();
+        own.unwrap_or_default() + troubles
+    }
+
+    /// How long an operation may take that nothing disturbs.
+    #[must_use]
+    pub fn of_operation(&self, operation: &Operation, model: &Model) -> Duration {
+        match operation {
+            Operation::Ask(request) => self.of_request(*request, model),
+            Operation::Happen(happening) => self.of_happening(*happening, model),
+        }
+    }
+
+    fn of_request(&self, request: Request, model: &Model) -> Duration {
+        let (nic, to) = match request {
+            Request::Attach(nic, spot) | Request::Move(nic, spot) => (nic, Some(spot.vm)),
+            Request::Create(nic) | Request::Detach(nic) | Request::Delete(nic) => (nic, None),
+        };
+        let mut involved = vm_of(model, nic).into_iter().chain(to);
+        match involved.all(|vm| !model.runs(vm) || answers(model, vm)) {
+            // The VM may have been switched on a moment ago.
+            true => QUICK + self.boot,
+            false => PATIENCE,
+        }
+    }
+
+    fn of_happening(&self, happening: Happening, model: &Model) -> Duration {
+        let waits_in = |vm: VmKey| {
+            let mut nics = (0..NICS).map(NicKey);
+            nics.any(|nic| model.standing(nic) == Standing::Stuck { vm })
+        };
+        match happening {
+            Happening::StartContainer(_)
+            | Happening::KillContainer(_)
+            | Happening::StopAgent(_)
+            | Happening::KeepDevices(_) => QUICK,
+            // Whatever has waited for it goes on, wherever that leads.
+            Happening::LetGo(vm) | Happening::Reset(vm) | Happening::PowerOff(vm)
+                if waits_in(vm) =>
+            {
+                PATIENCE
+            }
+            Happening::Eject(nic) if matches!(model.standing(nic), Standing::Stuck { .. }) => {
+                PATIENCE
+            }
+            Happening::StartAgent(_) => RECONNECT,
+            Happening::LetGo(_) | Happening::Eject(_) => QUICK,
+            Happening::Reset(_) | Happening::PowerOn(_) => RECONNECT + self.boot,
+            Happening::PowerOff(_) => QUICK,
+        }
+    }
+}
+
+fn vm_of(model: &Model, nic: NicKey) -> Option<VmKey> {
+    match model.standing(nic) {
+        Standing::In { vm, .. } | Standing::Stuck { vm } => Some(vm),
+        Standing::Absent | Standing::Nowhere => None,
+    }
+}
+
+fn answers(model: &Model, vm: VmKey) -> bool {
+    model.has_agent(vm) && !model.keeps_devices(vm)
+}
+
+fn cost(trouble: &Trouble) -> Duration {
+    match trouble {
+        Trouble::Kill(kill) => kill.downtime + RECONNECT,
+        Trouble::PowerLoss(Blackout::After(time)) => *time + RECONNECT,
+        Trouble::PowerLoss(Blackout::Answer) => RECONNECT,
+        Trouble::Mischief(mischief) => match &mischief.effect {
+            Effect::Delay(span) => 2 * span.0 + UNTOLD,
+            Effect::Cut(_) | Effect::Crash(_) | Effect::FsyncError | Effect::DiskFull => RECONNECT,
+            Effect::Duplicate | Effect::Reorder => QUICK,
+            Effect::Error { .. }
+            | Effect::Lose
+            | Effect::Corrupt
+            | Effect::Stall
+            | Effect::Refuse
+            | Effect::Ignore
+            | Effect::Eject(_)
+            | Effect::Reset => UNTOLD,
+        },
+        Trouble::Twice { later } => *later,
+        Trouble::Impatience => QUICK,
+        Trouble::AgentDies { after, .. } => *after + RECONNECT,
+        Trouble::ClockJump { .. } => Duration::ZERO,
+    }
+}

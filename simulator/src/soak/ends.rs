@@ -1,0 +1,91 @@
+//! How a step may end: one end for each order in which what was done at once may have come about.
+
+use host_api::ProblemCode;
+use oracle::model::{Happening, Model, Operation, Outcome};
+
+use super::customer::Told;
+use super::step::{Act, Step};
+use super::vm_keys;
+
+/// Ends of one step that are followed: more beliefs than that come of nothing that is drawn.
+const ENDS_MAX: usize = 64;
+
+/// One way in which a step may end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct End {
+    pub(crate) model: Model,
+    /// What clients are told, by operation.
+    pub(crate) outcomes: Vec<Option<Outcome>>,
+}
+
+/// All of them.
+pub(crate) fn ends_of(beliefs: &[Model], step: &Step) -> Vec<End> {
+    let operations = step.act.operations();
+    let mut ends: Vec<End> = Vec::new();
+    for belief in beliefs {
+        for order in orders(operations.len()) {
+            let end = end_of(belief.clone(), operations, &order, step);
+            if !ends.contains(&end) && ends.len() < ENDS_MAX {
+                ends.push(end);
+            }
+        }
+    }
+    ends
+}
+
+fn end_of(mut model: Model, operations: &[Operation], order: &[usize], step: &Step) -> End {
+    let mut outcomes = vec![None; operations.len()];
+    for index in order {
+        outcomes[*index] = model.perform(&operations[*index]);
+    }
+    if step.loses_power() {
+        for vm in vm_keys() {
+            model.perform(&Operation::Happen(Happening::PowerOff(vm)));
+        }
+    }
+    End { model, outcomes }
+}
+
+/// Every order of so many things.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let Some(last) = count.checked_sub(1) else {
+        return vec![Vec::new()];
+    };
+    let shorter = orders(last);
+    let with_last = shorter.iter().flat_map(|order| {
+        (0..=order.len()).rev().map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    });
+    with_last.collect()
+}
+
+/// Whether what clients were told is what they are told in this end. What happens amid a request
+/// may have it fail in words of its own, and a client of a host without power may be told either
+/// what was done before or why it cannot be done after.
+pub(crate) fn fits(step: &Step, end: &End, told: &[Option<Told>]) -> bool {
+    let happens = |one: &Operation| matches!(one, Operation::Happen(_));
+    let amid = match &step.act {
+        Act::One(_) => false,
+        Act::Together(operations) => operations.iter().any(happens),
+    };
+    if amid || step.loses_power() {
+        return true;
+    }
+    let told = told
+        .iter()
+        .map(|told| told.as_ref().map(|told| plain(told.outcome)));
+    told.eq(end.outcomes.iter().copied())
+}
+
+/// A container that has died is gone, however that was found out.
+fn plain(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Problem(ProblemCode::ContainerDied | ProblemCode::TargetChanged) => {
+            Outcome::Problem(ProblemCode::TargetGone)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,469 @@
+//! Performs steps in a world, and holds each against the model.
+//!
+//! ```text
+//!   still right? ─► troubles on ─► operations ─► what were clients told? ─► at rest in time? ─► pause
+//!                        │              │
+//!                        └ hostd dies and comes back; the oracle judges at random moments
+//! ```
+//!
+//! Several operations at once may end in more than one way: every order of them is performed by a
+//! model of its own, and those that do not fit what is seen are dropped. When none is left, hostd
+//! did what no order explains.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use futures::future::join_all;
+use host_api::{AttachNic, CreateNic, MoveNic};
+use misbehaviour::Chance;
+use nic_model::LinkName;
+use oracle::model::{Model, NicKey, Operation, Outcome, Request, VmKey};
+use oracle::{Moment as When, SystemView};
+use tokio::time::{Instant, sleep};
+
+use super::bounds::Bounds;
+use super::cast::Cast;
+use super::customer::{Customer, Manner, Told, Wish};
+use super::ends::{End, ends_of, fits};
+use super::judge::{Scene, breach_of};
+use super::report::{Breach, Caught};
+use super::step::{Act, Step, Trouble};
+use super::storm::Storm;
+use super::{first_model, vm_keys};
+use crate::sim::{Host, NETWORK, Plan, Sim};
+
+/// How long a client waits for something that the model says to be done in the end.
+const WAIT: Duration = Duration::from_secs(250);
+/// The same for what a guest holds up.
+const SHORT_WAIT: Duration = Duration::from_secs(6);
+/// By how much operations of one step begin later than the first, in milliseconds.
+const STAGGER_MS: u64 = 400;
+/// Longest time between two judgements under way, in milliseconds.
+const JUDGEMENT_MS: u64 = 400;
+/// How often a world that is to come to rest is looked at: at first, and later.
+const LOOK: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
+/// How long what has overrun its bound is waited for, to be able to tell the late from the lost.
+const OVERTIME: Duration = Duration::from_secs(300);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Rig {
+    sim: Sim,
+    cast: RefCell<Cast>,
+    beliefs: Vec<Model>,
+    bounds: Bounds,
+    chance: Chance,
+    lives: u64,
+    /// Tells the tokens of clients apart.
+    tokens: Cell<u64>,
+}
+
+/// One operation of a step, as it is to be asked for.
+struct Errand<'a> {
+    operation: &'a Operation,
+    delay: Duration,
+    wait: Duration,
+    token: u64,
+}
+
+impl Rig {
+    /// A world as `plan` says, in which nothing has happened yet.
+    #[must_use]
+    pub fn new(sim: Sim, plan: &Plan) -> Self {
+        let cast = Cast::new(&sim.hosts[0], plan.kernel.unplug);
+        Self {
+            sim,
+            cast: RefCell::new(cast),
+            beliefs: vec![first_model()],
+            bounds: Bounds::of(plan),
+            chance: Chance::new(plan.seed).fork("rig"),
+            lives: 1,
+            tokens: Cell::new(0),
+        }
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    /// What is believed of it; of several beliefs that fit all that was seen, the first.
+    #[must_use]
+    pub fn belief(&self) -> &Model {
+        &self.beliefs[0]
+    }
+
+    /// How many lives its hostd has had.
+    #[must_use]
+    pub fn lives(&self) -> u64 {
+        self.lives
+    }
+
+    fn host(&self) -> &Host {
+        &self.sim.hosts[0]
+    }
+
+    /// Does a step, to its very end.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn perform(&mut self, step: &Step) -> Result<(), Breach> {
+        self.still_right()?;
+        let began = Instant::now();
+        let bound = self.bounds.of_step(step, self.belief());
+        let ends = ends_of(&self.beliefs, step);
+        let end = ends[0].model.clone();
+        let storm = Storm::new(self.host(), step);
+        self.let_loose(step);
+        let mut chance = self.chance.clone();
+        let performed = tokio::select! {
+            biased;
+            breach = storm.tend() => Err(breach),
+            breach = storm.darken() => Err(breach),
+            breach = self.watch(&mut chance) => Err(breach),
+            breach = self.kill_agents(step, &end) => Err(breach),
+            settled = self.act_and_rest(step, &storm, ends, began, bound) => settled,
+        };
+        storm.calm();
+        self.sim.stage.rules().clear();
+        self.lives += storm.lives.get();
+        self.chance = chance;
+        self.beliefs = performed?;
+        self.sim.pass(step.pause).await;
+        Ok(())
+    }
+
+    /// Whether all is as it was left.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn still_right(&mut self) -> Result<(), Breach> {
+        breach_of(Caught::Invariant, self.sim.violations(When::Any))?;
+        self.beliefs = self.judge(&self.beliefs)?;
+        Ok(())
+    }
+
+    fn let_loose(&self, step: &Step) {
+        for (number, trouble) in step.troubles.iter().enumerate() {
+            match trouble {
+                Trouble::Mischief(mischief) => {
+                    let added = self.sim.stage.rules().add(mischief.rule(number));
+                    added.expect("rules of a step bear different names and can be followed");
+                }
+                Trouble::ClockJump { seconds } => self.sim.stage.jump_clock(*seconds),
+                Trouble::Kill(_)
+                | Trouble::PowerLoss(_)
+                | Trouble::Twice { .. }
+                | Trouble::Impatience
+                | Trouble::AgentDies { .. } => {}
+            }
+        }
+    }
+
+    /// Judges at random moments, until something is wrong.
+    async fn watch(&self, chance: &mut Chance) -> Breach {
+        loop {
+            let after = Duration::from_millis(1 + chance.below(JUDGEMENT_MS));
+            sleep(after).await;
+            let found = self.sim.violations(When::Any);
+            if let Err(breach) = breach_of(Caught::Invariant, found) {
+                return breach;
+            }
+        }
+    }
+
+    /// Kills agents when their time has come; without end. One that has been stopped for good is
+    /// not killed: that would start it again.
+    async fn kill_agents(&self, step: &Step, end: &Model) -> Breach {
+        let deaths = step.troubles.iter().filter_map(|trouble| match trouble {
+            Trouble::AgentDies { vm, after } => Some((*vm, *after)),
+            _ => None,
+        });
+        join_all(deaths.map(async |(vm, after)| {
+            sleep(after).await;
+            if self.belief().has_agent(vm) && end.has_agent(vm) {
+                self.crash_agent(vm);
+            }
+        }))
+        .await;
+        std::future::pending().await
+    }
+
+    fn crash_agent(&self, vm: VmKey) {
+        let guest = self.cast.borrow().vm(vm).guest_handle();
+        // While its guest boots there is none.
+        let up = guest.filter(|guest| guest.view().phase == fake_guest::kernel::Phase::Up);
+        if let Some(guest) = up {
+            guest.crash_agent();
+        }
+    }
+
+    async fn act_and_rest(
+        &self,
+        step: &Step,
+        storm: &Storm,
+        ends: Vec<End>,
+        began: Instant,
+        bound: Duration,
+    ) -> Result<Vec<Model>, Breach> {
+        let told = self.act(step, storm, &ends).await?;
+        while storm.is_to_come() {
+            sleep(LOOK[0]).await;
+        }
+        if step.loses_power() {
+            vm_keys().for_each(|vm| self.cast.borrow_mut().forget_containers(vm));
+        }
+        let fitting: Vec<End> = ends
+            .iter()
+            .filter(|end| fits(step, end, &told))
+            .cloned()
+            .collect();
+        if fitting.is_empty() {
+            let expected: Vec<_> = ends.iter().map(|end| &end.outcomes).collect();
+            return Err(Breach {
+                caught: Caught::Outcome,
+                sentences: vec![format!("told {told:?}, expected {expected:?}")],
+            });
+        }
+        let models: Vec<Model> = fitting.into_iter().map(|end| end.model).collect();
+        self.rest(&models, began, bound).await
+    }
+
+    async fn act(
+        &self,
+        step: &Step,
+        storm: &Storm,
+        ends: &[End],
+    ) -> Result<Vec<Option<Told>>, Breach> {
+        let mut chance = self.chance.fork("stagger");
+        let operations = step.act.operations().iter().enumerate();
+        let errands: Vec<Errand<'_>> = operations
+            .map(|(index, operation)| Errand {
+                operation,
+                delay: match index {
+                    0 => Duration::ZERO,
+                    _ => Duration::from_millis(chance.below(STAGGER_MS)),
+                },
+                wait: wait_for(ends, index),
+                token: self.next_token(),
+            })
+            .collect();
+        let done = errands.iter().map(|errand| self.run(errand, step, storm));
+        join_all(done).await.into_iter().collect()
+    }
+
+    fn next_token(&self) -> u64 {
+        let token = self.tokens.get();
+        self.tokens.set(token + 1);
+        token
+    }
+
+    async fn run(
+        &self,
+        errand: &Errand<'_>,
+        step: &Step,
+        storm: &Storm,
+    ) -> Result<Option<Told>, Breach> {
+        sleep(errand.delay).await;
+        let text = format!("{:?}", errand.operation);
+        self.sim.stage.note("operator", "does", text.as_bytes());
+        match errand.operation {
+            Operation::Happen(happening) => {
+                self.cast.borrow_mut().happen(*happening);
+                storm.answered();
+                Ok(None)
+            }
+            Operation::Ask(request) => {
+                let told = self.ask(*request, errand, step).await?;
+                let text = format!("{:?} {}", told.outcome, told.message);
+                self.sim.stage.note("operator", "told", text.as_bytes());
+                self.enter(*request, &told);
+                if matches!(step.act, Act::One(_)) && !step.loses_power() {
+                    self.see_success(*request, &told)?;
+                }
+                storm.answered();
+                Ok(Some(told))
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: Request,
+        errand: &Errand<'_>,
+        step: &Step,
+    ) -> Result<Told, Breach> {
+        let wish = self.wish(request);
+        let impatient = step.troubles.contains(&Trouble::Impatience);
+        let customer = Customer {
+            client: self.host().client(),
+            token: format!("token-{}", errand.token)
+                .parse()
+                .expect("it is short and plain"),
+            wait: errand.wait,
+            manner: if impatient {
+                Manner::Looks
+            } else {
+                Manner::Waits
+            },
+        };
+        let later = step.troubles.iter().find_map(|trouble| match trouble {
+            Trouble::Twice { later } => Some(*later),
+            _ => None,
+        });
+        let Some(later) = later else {
+            return Ok(customer.ask(&wish).await);
+        };
+        let again = async {
+            sleep(later).await;
+            customer.ask(&wish).await
+        };
+        let (first, second) = futures::join!(customer.ask(&wish), again);
+        same_answer(first, &second)
+    }
+
+    fn wish(&self, request: Request) -> Wish {
+        let cast = self.cast.borrow();
+        match request {
+            Request::Create(_) => Wish::Create(CreateNic {
+                tenant: None,
+                network: NETWORK.parse().expect("it is the name of a network"),
+                mac: None,
+                addressing: None,
+                mtu: None,
+                routes: None,
+                limits: None,
+                queues: None,
+                attach: None,
+            }),
+            Request::Attach(nic, spot) => {
+                let attach = AttachNic {
+                    vm: cast.vm_id(spot.vm).clone(),
+                    target: cast.target(spot),
+                    link_name: Some(link_name(nic)),
+                };
+                Wish::Attach(cast.nic_id(nic), attach)
+            }
+            Request::Move(nic, spot) => {
+                let relocation = MoveNic {
+                    vm: cast.vm_id(spot.vm).clone(),
+                    target: cast.target(spot),
+                    link_name: None,
+                };
+                Wish::Move(cast.nic_id(nic), relocation)
+            }
+            Request::Detach(nic) => Wish::Detach(cast.nic_id(nic)),
+            Request::Delete(nic) => Wish::Delete(cast.nic_id(nic)),
+        }
+    }
+
+    fn enter(&self, request: Request, told: &Told) {
+        let mut cast = self.cast.borrow_mut();
+        match (request, &told.nic) {
+            (Request::Create(nic), Some(id)) => cast.enter(nic, id.clone()),
+            (Request::Delete(nic), _) if told.outcome == Outcome::Deleted => cast.leave(nic),
+            _ => {}
+        }
+    }
+
+    /// A NIC that is said to be in use can be used in that instant.
+    fn see_success(&self, request: Request, told: &Told) -> Result<(), Breach> {
+        let (Request::Attach(nic, spot) | Request::Move(nic, spot)) = request else {
+            return Ok(());
+        };
+        let Some(view) = self
+            .host()
+            .view()
+            .filter(|_| told.outcome == Outcome::InUse)
+        else {
+            return Ok(());
+        };
+        let cast = self.cast.borrow();
+        let scene = self.scene(&cast, &view);
+        let shown = view.nics.get(&cast.nic_id(nic));
+        let missing = shown.and_then(|nic| scene.missing_in(nic, spot));
+        breach_of(Caught::UnseenSuccess, missing.into_iter().collect())
+    }
+
+    fn scene<'a>(&'a self, cast: &'a Cast, view: &'a SystemView) -> Scene<'a> {
+        Scene {
+            host: self.host(),
+            cast,
+            view,
+        }
+    }
+
+    /// Waits until the world is as one of `models` says and nothing is wrong with it.
+    async fn rest(
+        &self,
+        models: &[Model],
+        began: Instant,
+        bound: Duration,
+    ) -> Result<Vec<Model>, Breach> {
+        loop {
+            let late = began.elapsed() > bound;
+            match self.judge(models) {
+                Ok(_) if late => {
+                    let took = began.elapsed();
+                    let sentence = format!("it took {took:?}, and should take {bound:?} at most");
+                    return breach_of(Caught::Bound, vec![sentence]).map(|()| Vec::new());
+                }
+                Ok(fitting) => return Ok(fitting),
+                Err(breach) if began.elapsed() > bound + OVERTIME => return Err(breach),
+                Err(_not_yet) => {}
+            }
+            let early = began.elapsed() < Duration::from_secs(5);
+            sleep(if early { LOOK[0] } else { LOOK[1] }).await;
+        }
+    }
+
+    /// Those of `models` that tell of the world as it is, in which nothing may be wrong.
+    fn judge(&self, models: &[Model]) -> Result<Vec<Model>, Breach> {
+        let Some(view) = self.host().view() else {
+            return Err(Breach {
+                caught: Caught::Start,
+                sentences: vec!["no hostd runs".to_owned()],
+            });
+        };
+        let cast = self.cast.borrow();
+        let scene = self.scene(&cast, &view);
+        let fitting = models
+            .iter()
+            .filter(|model| scene.differences(model).is_empty());
+        let fitting: Vec<Model> = fitting.cloned().collect();
+        if fitting.is_empty() {
+            breach_of(Caught::Standing, scene.differences(&models[0]))?;
+        }
+        let found = oracle::violations(&view, When::AtRest);
+        breach_of(Caught::InvariantAtRest, found)?;
+        Ok(fitting)
+    }
+}
+
+/// A client waits for what will be done, and not for a guest that holds it up.
+fn wait_for(ends: &[End], index: usize) -> Duration {
+    let held_up = |end: &End| end.outcomes[index] == Some(Outcome::UnderWay);
+    if ends.iter().all(held_up) {
+        SHORT_WAIT
+    } else {
+        WAIT
+    }
+}
+
+/// One token, one answer.
+fn same_answer(first: Told, second: &Told) -> Result<Told, Breach> {
+    let differ = first.outcome != second.outcome || first.nic != second.nic;
+    let sentence = format!("two clients with one token were told {first:?} and {second:?}");
+    breach_of(
+        Caught::Outcome,
+        differ.then_some(sentence).into_iter().collect(),
+    )?;
+    Ok(first)
+}
+
+/// Two NICs in one container need two names.
+fn link_name(nic: NicKey) -> LinkName {
+    let name = format!("eth{}", nic.0).parse();
+    name.expect("it is short and plain")
+}
