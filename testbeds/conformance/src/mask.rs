@@ -54,7 +54,7 @@ impl Mask {
 
 /// Makes what two peers said comparable.
 pub(crate) fn mask(exchanges: &mut [Exchange], masks: &mut BTreeSet<Mask>) {
-    for exchange in exchanges {
+    for exchange in &mut *exchanges {
         let command = command(exchange);
         let before = exchange.messages.len();
         exchange

@@ -172,8 +172,8 @@ impl Conversation {
 
     fn until(&mut self, event: &str, device: Option<&str>) -> Result<Vec<Value>> {
         let is_it = |message: &Value| {
-            let about = message["data"]["device"].as_str();
-            message["event"] == event && (device.is_none() || about == device)
+            let about = ["device", "path"].map(|field| message["data"][field].as_str());
+            message["event"] == event && (device.is_none() || about.contains(&device))
         };
         if self.since_command.iter().any(is_it) {
             return Ok(Vec::new());

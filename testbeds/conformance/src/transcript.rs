@@ -13,7 +13,8 @@
 //!   @bytes TEXT           sent without a line feed; \n, \r, \t, \\ and \xNN are understood
 //!   @part TEXT            the same, and no answer is waited for
 //!   @nested N             N brackets open, N close
-//!   @until EVENT [ID]     waits for an event, unless it has come since the last command
+//!   @until EVENT [ID]     waits for an event, unless it has come since the last command; about a
+//!                         device, by its id or its path
 //!   @probed ID            waits until the guest's driver has the device
 //!   @pass TIME            lets time pass
 //!   @end                  the monitor closes
