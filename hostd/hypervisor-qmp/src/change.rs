@@ -190,9 +190,12 @@ fn put_descriptors(arguments: &mut Map<String, Value>, fields: [&str; 2], names:
 }
 
 /// QEMU takes a name that starts with a digit for a descriptor's number (`monitor_fd_param`).
+fn name(nic: &NicId, role: &str, index: usize) -> String {
+    format!("{}-{role}{index}", nic.netdev_id())
+}
+
 fn names(nic: &NicId, role: &str, count: usize) -> Vec<String> {
-    let name = |index| format!("{}-{role}{index}", nic.netdev_id());
-    (0..count).map(name).collect()
+    (0..count).map(|index| name(nic, role, index)).collect()
 }
 
 /// One descriptor a queue, or none at all where the host has no vhost-net.
@@ -226,8 +229,8 @@ async fn close_descriptors(qemu: &Connection, nic: &NicId, count: usize) {
 /// The same without knowing how many there were: they were passed in order.
 async fn close_left_behind(qemu: &Connection, nic: &NicId) {
     for role in [TAP, VHOST] {
-        for name in names(nic, role, MAX_QUEUES) {
-            if closefd(qemu, &name).await.is_err() {
+        for index in 0..MAX_QUEUES {
+            if closefd(qemu, &name(nic, role, index)).await.is_err() {
                 break;
             }
         }

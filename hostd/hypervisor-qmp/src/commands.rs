@@ -159,17 +159,12 @@ fn with_all(name: &'static str, arguments: Map<String, Value>) -> Command {
 
 /// Commands that change something return nothing of interest.
 async fn change(qemu: &Connection, command: Command) -> Result<(), CommandError> {
-    qemu.execute(command).await.map(drop)
+    qemu.perform(command).await.map(drop)
 }
 
 async fn query<T: DeserializeOwned>(
     qemu: &Connection,
     command: Command,
 ) -> Result<T, CommandError> {
-    let name = command.name();
-    let answer = qemu.execute(command).await?;
-    serde_json::from_value(answer).map_err(|error| CommandError::NotUnderstood {
-        command: name,
-        problem: error.to_string(),
-    })
+    qemu.query(command).await
 }

@@ -130,6 +130,8 @@ fn idle_power(run_state: &str) -> PowerState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::qom::Bridge;
 
@@ -142,7 +144,7 @@ mod tests {
             bridge,
             mac: None,
         };
-        devices.insert(format!("/machine/peripheral/{id}"), device);
+        devices.insert(format!("/machine/peripheral/{id}"), Arc::new(device));
     }
 
     fn bridge(device: u8, hotplug: Hotplug) -> Option<Bridge> {

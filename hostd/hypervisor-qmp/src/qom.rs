@@ -22,7 +22,7 @@
 //! firmware has numbered the buses, every slot looks empty there.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::try_join_all;
 use nic_model::{MacAddr, NicId, PciSlot};
@@ -69,7 +69,7 @@ pub(crate) enum Hotplug {
 }
 
 /// Devices by path.
-pub(crate) type Devices = BTreeMap<String, Device>;
+pub(crate) type Devices = BTreeMap<String, Arc<Device>>;
 
 /// What is remembered of one QEMU's devices.
 #[derive(Debug, Default)]
@@ -97,6 +97,9 @@ impl DeviceMemory {
             .chain(children(ANONYMOUS, &anonymous))
             .collect();
         let (mut devices, unknown, epoch) = self.recall(listed);
+        if unknown.is_empty() {
+            return Ok(devices);
+        }
         let asked = unknown
             .into_iter()
             .map(|(path, kind)| ask(qemu, path, kind));
@@ -107,15 +110,21 @@ impl DeviceMemory {
     }
 
     fn recall(&self, listed: Vec<(String, String)>) -> (Devices, Vec<(String, String)>, u64) {
-        let remembered = self.lock();
+        let mut remembered = self.lock();
         let (mut known, mut unknown) = (Devices::new(), Vec::new());
         for (path, kind) in listed {
             match remembered.devices.get(&path) {
                 Some(device) if device.kind == kind => {
-                    known.insert(path, device.clone());
+                    known.insert(path, Arc::clone(device));
                 }
                 _ => unknown.push((path, kind)),
             }
+        }
+        // What went without a word is asked about anew should it come back.
+        if remembered.devices.len() > known.len() {
+            remembered
+                .devices
+                .retain(|path, _| known.contains_key(path));
         }
         (known, unknown, remembered.epoch)
     }
@@ -148,7 +157,7 @@ async fn ask(
     qemu: &Connection,
     path: String,
     kind: String,
-) -> Result<Option<(String, Device)>, CommandError> {
+) -> Result<Option<(String, Arc<Device>)>, CommandError> {
     let (bus, bridge, mac) = tokio::try_join!(
         property(qemu, &path, "parent_bus"),
         bridge(qemu, &path, &kind),
@@ -161,7 +170,7 @@ async fn ask(
         bridge,
         mac,
     };
-    Ok((!gone).then_some((path, device)))
+    Ok((!gone).then(|| (path, Arc::new(device))))
 }
 
 async fn bridge(qemu: &Connection, path: &str, kind: &str) -> Result<Option<Bridge>, CommandError> {
@@ -264,7 +273,7 @@ mod tests {
             bridge: None,
             mac: None,
         };
-        Devices::from([("/machine/peripheral/a".into(), device)])
+        Devices::from([("/machine/peripheral/a".into(), Arc::new(device))])
     }
 
     fn listed() -> Vec<(String, String)> {

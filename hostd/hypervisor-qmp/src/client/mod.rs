@@ -30,6 +30,8 @@ use std::time::Duration;
 
 use hypervisor::Descriptor;
 use nic_model::VmRunId;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -136,6 +138,27 @@ impl Connection {
     /// # Errors
     /// See [`CommandError`]; after `TimedOut` and `Lost` QEMU may have carried the command out.
     pub async fn execute(&self, command: Command) -> Result<Value, CommandError> {
+        self.query(command).await
+    }
+
+    /// The same, with an answer of the form that is expected.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`], and when the answer is of another form.
+    pub async fn query<T: DeserializeOwned>(&self, command: Command) -> Result<T, CommandError> {
+        let name = command.name;
+        let answer = self.perform(command).await?;
+        serde_json::from_str(answer.get()).map_err(|error| CommandError::NotUnderstood {
+            command: name,
+            problem: error.to_string(),
+        })
+    }
+
+    /// The same for a command whose answer says no more than that it was carried out.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub async fn perform(&self, command: Command) -> Result<Box<RawValue>, CommandError> {
         let (name, deadline) = (command.name, command.deadline);
         match timeout(deadline, self.exchange(command)).await {
             Ok(outcome) => outcome,
@@ -146,13 +169,13 @@ impl Connection {
         }
     }
 
-    async fn exchange(&self, command: Command) -> Result<Value, CommandError> {
+    async fn exchange(&self, command: Command) -> Result<Box<RawValue>, CommandError> {
         let name = command.name;
         let (reply, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let request = Request {
             id,
-            line: wire::encode(name, command.arguments, id),
+            line: wire::encode(name, &command.arguments, id),
             descriptor: command.descriptor,
             reply,
         };

@@ -71,13 +71,16 @@ impl<D> Machine<D> {
     }
 
     fn answer(&mut self, monitor: MonitorId, id: Option<&Value>, outcome: Result<Value, Refusal>) {
-        let mut message = match outcome {
-            Ok(value) => json!({"return": value}),
-            Err(refusal) => json!({"error": refusal.message()}),
+        // Put together by hand: `json!` would copy the answer, which may be long.
+        let mut message = Map::new();
+        match outcome {
+            Ok(value) => message.insert("return".to_owned(), value),
+            Err(refusal) => message.insert("error".to_owned(), refusal.message()),
         };
         if let Some(id) = id {
-            message["id"] = id.clone();
+            message.insert("id".to_owned(), id.clone());
         }
+        let message = Value::Object(message);
         self.outputs.push_back(Output::Reply { monitor, message });
     }
 

@@ -10,7 +10,7 @@
 //!
 //! An object that was not recorded in full has its type and nothing else.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::Machine;
 use super::device::{Device, DeviceKey};
@@ -55,7 +55,12 @@ impl<D> Machine<D> {
                 return Err(Refusal::generic(format!("Path '{path}' is ambiguous")));
             }
         };
-        let property = |(name, kind): (String, String)| json!({"name": name, "type": kind});
+        let property = |(name, kind): (String, String)| {
+            let mut property = Map::new();
+            property.insert("name".to_owned(), name.into());
+            property.insert("type".to_owned(), kind.into());
+            Value::Object(property)
+        };
         Ok(self.properties(&object).into_iter().map(property).collect())
     }
 
@@ -142,11 +147,10 @@ impl<D> Machine<D> {
         if let Some(kind) = kind {
             return Some(Object { path, kind });
         }
-        let children = self.children(object);
-        let (_, child) = children.into_iter().find(|(known, _)| known == name)?;
+        let child = child_type(object, name)?;
         let kind = match catalogue().objects.get(&path) {
             Some(recorded) => Kind::Recorded(recorded),
-            None => Kind::Bare(child),
+            None => Kind::Bare(child.to_owned()),
         };
         Some(Object { path, kind })
     }
@@ -291,6 +295,34 @@ impl<D> Machine<D> {
     }
 }
 
+/// The type of the child of that name that an object has of itself: asked for at every step of
+/// every path, so nothing is listed for it.
+fn child_type<'a>(object: &Object<'a>, name: &str) -> Option<&'a str> {
+    match &object.kind {
+        Kind::Recorded(recorded) => recorded.iter().find(|own| own.name == name)?.child(),
+        Kind::Port(port) => port_properties()
+            .iter()
+            .find(|own| is_named(own, &port.id, name))?
+            .child(),
+        Kind::Device(device) => {
+            let own = device.driver.property(name)?;
+            own.child().filter(|_| !is_rom_of_none(device, own))
+        }
+        Kind::Bare(_) => None,
+    }
+}
+
+/// Whether a property of a port's kind has that name in the port of that id.
+fn is_named(property: &Property, id: &str, name: &str) -> bool {
+    match property.name.split_once("{id}") {
+        Some((before, after)) => name
+            .strip_prefix(before)
+            .and_then(|rest| rest.strip_suffix(after))
+            .is_some_and(|rest| rest == id),
+        None => property.name == name,
+    }
+}
+
 fn port_properties() -> &'static [Property] {
     &catalogue().drivers["pcie-root-port"].properties
 }
@@ -308,7 +340,7 @@ fn port_value(port: &RootPort, path: &str, name: &str) -> Option<Value> {
         "multifunction" => return Some((multifunction && port.multifunction).into()),
         _ => {}
     }
-    let is_it = |property: &&Property| property.name.replace("{id}", &port.id) == name;
+    let is_it = |property: &&Property| is_named(property, &port.id, name);
     let property = port_properties().iter().find(is_it)?;
     Some(own(&property.value, path, &port.id, "/machine/q35/pcie.0"))
 }
