@@ -165,6 +165,11 @@ impl Bed {
         self.world.kill(vm).await
     }
 
+    /// Takes a VM for off that has gone with the power.
+    pub async fn forget_vm(&self, vm: &VmId) {
+        self.vms.lock().await.remove(vm);
+    }
+
     /// Every VM that runs.
     pub async fn running_vms(&self) -> Vec<Rc<Vm>> {
         self.vms.lock().await.values().cloned().collect()

@@ -58,46 +58,80 @@ pub struct HostPrograms {
     pub nicctl: PathBuf,
 }
 
-/// hostd and nicctl, with the optimisation that this program itself was built with, and hostd with
-/// its failpoints. They are kept apart from cargo's own output, so that a build beside a test run
-/// does not change the programs under it.
+/// The programs of guests that are namespaces.
+#[derive(Debug, Clone)]
+pub struct SimulatorPrograms {
+    /// What QEMUs, guests and containers are.
+    pub simulator: PathBuf,
+    /// The agent, with its failpoints.
+    pub guest_agent: PathBuf,
+}
+
+/// hostd and nicctl, hostd with its failpoints.
 ///
 /// # Errors
 /// When they do not build.
 pub async fn host_programs(cache: &Cache) -> Result<HostPrograms> {
+    let packages = ["hostd", "nicctl"];
+    let [hostd, nicctl] = own_programs(cache, packages, Some("hostd/failpoints")).await?;
+    Ok(HostPrograms { hostd, nicctl })
+}
+
+/// The simulator, and the agent with its failpoints.
+///
+/// # Errors
+/// When they do not build.
+pub async fn simulator_programs(cache: &Cache) -> Result<SimulatorPrograms> {
+    let agent = static_guest_agent(cache).await?;
+    let [simulator] = own_programs(cache, ["simulator"], None).await?;
+    Ok(SimulatorPrograms {
+        simulator,
+        guest_agent: cache
+            .keep("guest-agent", &fs::read(agent)?)
+            .and_then(executable)?,
+    })
+}
+
+/// Programs of this workspace, each of the package of its name, with the optimisation that this
+/// program itself was built with. They are kept apart from cargo's own output, so that a build
+/// beside a test run does not change the programs under it.
+async fn own_programs<const N: usize>(
+    cache: &Cache,
+    packages: [&str; N],
+    features: Option<&str>,
+) -> Result<[PathBuf; N]> {
     let target = target_directory();
     let (profile, directory) = if cfg!(debug_assertions) {
         ("dev", "debug")
     } else {
         ("release", "release")
     };
-    let packages = [
-        "-p",
-        "hostd",
-        "-p",
-        "nicctl",
-        "--features",
-        "hostd/failpoints",
-    ];
     let mut cargo = cargo(&["build", "--profile", profile]);
-    cargo.args(packages).env("CARGO_TARGET_DIR", &target);
+    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
+    cargo.args(
+        features
+            .iter()
+            .flat_map(|features| ["--features", features]),
+    );
+    cargo.env("CARGO_TARGET_DIR", &target);
     let lock = cache.lock().await?;
     command::succeed(&mut cargo, BUILD_DEADLINE)
         .await
-        .context("building hostd and nicctl")?;
-    let keep = |name: &str| {
-        let program = target.join(directory).join(name);
-        let content = fs::read(&program)?;
-        let kept = cache.keep(&format!("{directory}/{name}"), &content)?;
-        fs::set_permissions(&kept, Permissions::from_mode(0o755))?;
-        anyhow::Ok(kept)
-    };
-    let programs = HostPrograms {
-        hostd: keep("hostd")?,
-        nicctl: keep("nicctl")?,
-    };
+        .with_context(|| format!("building {}", packages.join(" and ")))?;
+    let mut kept = Vec::new();
+    for name in packages {
+        let content = fs::read(target.join(directory).join(name))?;
+        let path = cache.keep(&format!("{directory}/{name}"), &content)?;
+        kept.push(executable(path)?);
+    }
     drop(lock);
-    Ok(programs)
+    kept.try_into()
+        .map_err(|_| anyhow::anyhow!("each package has one program"))
+}
+
+fn executable(program: PathBuf) -> Result<PathBuf> {
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    Ok(program)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

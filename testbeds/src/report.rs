@@ -4,16 +4,12 @@
 use std::fmt::Write;
 
 use host_api::{Nic, Vm as ApiVm};
-use tokio::process::Command;
 
 use crate::bed::{Bed, Vm};
-use crate::command;
 use crate::inspection::info_network;
 
 /// Lines of each log.
 const LOG_LINES: u32 = 50;
-/// Longest time for one command; a report must come to an end on a broken machine too.
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Everything worth knowing about a bed. What cannot be had says why instead.
 pub async fn report(bed: &Bed) -> String {
@@ -30,7 +26,6 @@ pub async fn report(bed: &Bed) -> String {
     let lines = LOG_LINES as usize;
     report.text("hostd's log", &bed.hostd().log_tail(lines));
     report.text("the hypervisor's log", &bed.world().log_tail(lines).await);
-    report.section("processes", processes().await);
     report.text
 }
 
@@ -42,24 +37,6 @@ async fn of_vm(report: &mut Report, bed: &Bed, vm: &Vm) {
     report.section(&format!("{id}: the guest's links"), details);
     let log = vm.guest.agent().log(LOG_LINES).await;
     report.section(&format!("{id}: the agent's log"), log);
-}
-
-async fn processes() -> anyhow::Result<String> {
-    let mut ps = Command::new("ps");
-    ps.args(["-eo", "pid,ppid,stat,etime,args", "--sort", "pid"]);
-    let all = command::succeed(&mut ps, DEADLINE).await?;
-    let ours = |line: &&str| {
-        ["qemu", "hostd", "libvirtd", "dnsmasq"]
-            .iter()
-            .any(|p| line.contains(p))
-    };
-    let cut = |line: &str| line.chars().take(160).collect::<String>();
-    Ok(all
-        .lines()
-        .filter(ours)
-        .map(cut)
-        .collect::<Vec<_>>()
-        .join("\n"))
 }
 
 #[derive(Debug, Default)]

@@ -14,6 +14,7 @@ use anyhow::Result;
 use tokio::sync::OnceCell;
 
 use crate::accelerator::Accelerator;
+pub use crate::build::SimulatorPrograms;
 use crate::build::{self, HostPrograms};
 use crate::cache::Cache;
 use crate::image::{self, GuestImage};
@@ -47,6 +48,7 @@ pub struct Foundation {
     pub cache: Cache,
     guests: OnceCell<GuestFoundation>,
     programs: OnceCell<HostPrograms>,
+    simulator: OnceCell<SimulatorPrograms>,
 }
 
 /// What real guests need.
@@ -69,6 +71,7 @@ impl Foundation {
             cache: Cache::open()?,
             guests: OnceCell::new(),
             programs: OnceCell::new(),
+            simulator: OnceCell::new(),
         }))
     }
 
@@ -92,6 +95,15 @@ impl Foundation {
     pub async fn programs(&self) -> Result<&HostPrograms> {
         let build = || build::host_programs(&self.cache);
         self.programs.get_or_try_init(build).await
+    }
+
+    /// The programs of guests that are namespaces, built when first asked for.
+    ///
+    /// # Errors
+    /// When they do not build.
+    pub async fn simulator_programs(&self) -> Result<&SimulatorPrograms> {
+        let build = || build::simulator_programs(&self.cache);
+        self.simulator.get_or_try_init(build).await
     }
 }
 

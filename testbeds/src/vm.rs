@@ -49,6 +49,18 @@ pub enum AgentStart {
     After(Duration),
 }
 
+impl AgentStart {
+    /// As the guest is told.
+    #[must_use]
+    pub fn for_the_guest(self) -> String {
+        match self {
+            Self::AtBoot => "start".to_owned(),
+            Self::Never => "absent".to_owned(),
+            Self::After(delay) => format!("delayed:{}", delay.as_secs_f32()),
+        }
+    }
+}
+
 impl VmOptions {
     /// An ordinary VM: ten slots, hot-plug by ACPI, agent from boot.
     ///
@@ -67,11 +79,7 @@ impl VmOptions {
     /// The kernel's command line, with what `image/init.sh` looks for.
     #[must_use]
     pub fn kernel_command_line(&self) -> String {
-        let agent = match self.agent {
-            AgentStart::AtBoot => "start".to_owned(),
-            AgentStart::Never => "absent".to_owned(),
-            AgentStart::After(delay) => format!("delayed:{}", delay.as_secs_f32()),
-        };
+        let agent = self.agent.for_the_guest();
         format!(
             "console=ttyS0 quiet panic=1 tsc=reliable random.trust_cpu=on \
              nicferry.name={} nicferry.agent={agent} nicferry.boot_delay={}",

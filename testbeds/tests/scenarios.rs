@@ -38,6 +38,11 @@ mod scenario {
     pub(crate) mod containers;
     pub(crate) mod crashes;
     pub(crate) mod drift;
+    pub(crate) mod fault;
+    pub(crate) mod faults_agent;
+    pub(crate) mod faults_guest;
+    pub(crate) mod faults_host;
+    pub(crate) mod faults_qmp;
     pub(crate) mod guests;
     pub(crate) mod leaks;
     pub(crate) mod limits;
@@ -50,8 +55,8 @@ mod scenario {
 /// In this order a world runs them: first what everything else rests on.
 fn scenarios() -> Vec<Scenario> {
     use scenario::{
-        agent_crashes, attach, containers, crashes, drift, guests, leaks, limits, native, operator,
-        rates,
+        agent_crashes, attach, containers, crashes, drift, faults_agent, faults_guest, faults_host,
+        faults_qmp, guests, leaks, limits, native, operator, rates,
     };
     [
         leaks::scenarios(),
@@ -65,6 +70,10 @@ fn scenarios() -> Vec<Scenario> {
         native::scenarios(),
         agent_crashes::scenarios(),
         crashes::scenarios(),
+        faults_qmp::scenarios(),
+        faults_guest::scenarios(),
+        faults_agent::scenarios(),
+        faults_host::scenarios(),
     ]
     .concat()
 }
@@ -115,7 +124,9 @@ fn play(kind: WorldKind, foundation: &Arc<Foundation>, tasks: &mpsc::Receiver<Ta
     while let Ok((scenario, outcome)) = tasks.recv() {
         let played = match kind {
             WorldKind::Sim => play_anew(foundation, &scenario),
-            WorldKind::Qemu | WorldKind::Libvirt => play_on(&mut kept, kind, foundation, &scenario),
+            WorldKind::Netns | WorldKind::Qemu | WorldKind::Libvirt => {
+                play_on(&mut kept, kind, foundation, &scenario)
+            }
         };
         // Whoever has gone away does not want to know.
         drop(outcome.send(played.map_err(|error| format!("{error:#}"))));

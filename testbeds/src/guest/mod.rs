@@ -21,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use futures::future::LocalBoxFuture;
+use misbehaviour::Chance;
 use nic_model::{HotplugMode, IpNet, MacAddr, NetnsInode, NicId, PciPath, Target};
 
 pub use shell::{Output, ShellGuest};
@@ -157,6 +158,24 @@ pub enum HostileBytes {
 impl HostileBytes {
     /// Each kind.
     pub const ALL: [Self; 3] = [Self::Noise, Self::Flood, Self::HugeFrame];
+
+    /// The bytes themselves; of noise always the same.
+    #[must_use]
+    pub fn bytes(self) -> Vec<u8> {
+        const ABOUT_A_MEGABYTE: usize = 1 << 20;
+        match self {
+            Self::Noise => {
+                let mut chance = Chance::new(1);
+                let numbers = (0..ABOUT_A_MEGABYTE / 8).map(|_| chance.next_u64());
+                numbers.flat_map(u64::to_le_bytes).collect()
+            }
+            Self::Flood => {
+                let message = b"{\"type\":\"report\"}\n";
+                message.repeat(ABOUT_A_MEGABYTE / message.len())
+            }
+            Self::HugeFrame => vec![0xff; 8],
+        }
+    }
 }
 
 /// A network namespace of a guest.

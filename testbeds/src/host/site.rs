@@ -6,10 +6,15 @@ use anyhow::Result;
 use async_trait::async_trait;
 use nic_model::{IpNet, MacAddr};
 use serde::Deserialize;
+use tokio::process::Command;
 
 use super::dhcp::Dnsmasq;
 use super::{DhcpServer, Host, HostState, Planted};
+use crate::command;
 use crate::site::{BRIDGE, Site};
+
+/// Longest time for one command; a report must come to an end on a broken machine too.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// One element of `ip -j link`.
 #[derive(Debug, Deserialize)]
@@ -106,12 +111,38 @@ impl Host for Site {
         for line in ["ip -d link", "tc -s qdisc", "bridge link"] {
             details.push((line.to_owned(), self.netns.run(line).await));
         }
+        details.push(("processes".to_owned(), processes().await));
         details
     }
 
     fn site(&self) -> Result<&Site> {
         Ok(self)
     }
+}
+
+async fn processes() -> Result<String> {
+    let mut ps = Command::new("ps");
+    ps.args(["-eo", "pid,ppid,stat,etime,args", "--sort", "pid"]);
+    let all = command::succeed(&mut ps, DEADLINE).await?;
+    let ours = |line: &&str| {
+        [
+            "qemu",
+            "hostd",
+            "libvirtd",
+            "dnsmasq",
+            "simulator",
+            "guest-agent",
+        ]
+        .iter()
+        .any(|p| line.contains(p))
+    };
+    let cut = |line: &str| line.chars().take(160).collect::<String>();
+    Ok(all
+        .lines()
+        .filter(ours)
+        .map(cut)
+        .collect::<Vec<_>>()
+        .join("\n"))
 }
 
 /// iproute2 prints nothing at all for an empty answer.

@@ -23,7 +23,7 @@ pub const QUARANTINE: Duration = Duration::from_secs(20);
 
 /// How long hostd waits for a guest that is booting: longer than any guest takes, also where it is
 /// emulated on a machine that is busy.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(300);
+pub const ATTACH_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Limits of the one class of VM, chosen so that a scenario reaches them with ten slots.
 const CLASS: &str = "\

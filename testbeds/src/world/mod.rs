@@ -12,12 +12,13 @@
 
 mod domain;
 mod libvirt;
+mod netns;
 mod qemu;
 mod sim;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -36,6 +37,7 @@ use crate::site::{DHCP_SERVER, Foundation, Site};
 use crate::vm::VmOptions;
 
 pub use libvirt::LibvirtWorld;
+pub use netns::NetnsWorld;
 pub use qemu::QemuWorld;
 pub use sim::{SEED_VARIABLE, SimWorld, seed};
 
@@ -97,6 +99,15 @@ pub trait World {
         Ok(None)
     }
 
+    /// The simulated world behind it, for what only such a one can do: a scenario that asks for it
+    /// says which worlds are none.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn simulated(&self) -> Result<&SimWorld> {
+        bail!("this world is none in memory")
+    }
+
     /// What is wrong at this very moment; `None` where looking would take too long, or disturb.
     fn breaches(&self) -> Option<Vec<Violation>> {
         None
@@ -106,7 +117,7 @@ pub trait World {
     ///
     /// # Errors
     /// When nothing goes wrong to order here, or the rule cannot be followed.
-    fn misbehave(&self, _rule: Rule) -> Result<()> {
+    async fn misbehave(&self, _rule: Rule) -> Result<()> {
         bail!("in this world nothing goes wrong to order")
     }
 
@@ -114,7 +125,7 @@ pub trait World {
     ///
     /// # Errors
     /// When there is no such rule.
-    fn behave(&self, rule: &str) -> Result<u64> {
+    async fn behave(&self, rule: &str) -> Result<u64> {
         bail!("there is no rule {rule}")
     }
 }
@@ -137,6 +148,8 @@ pub enum WorldKind {
     Libvirt,
     /// Everything in memory, in virtual time.
     Sim,
+    /// Processes and namespaces of this machine, without QEMU.
+    Netns,
 }
 
 impl fmt::Display for WorldKind {
@@ -147,7 +160,7 @@ impl fmt::Display for WorldKind {
 
 impl WorldKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Sim, Self::Qemu, Self::Libvirt];
+    pub const ALL: [Self; 4] = [Self::Sim, Self::Netns, Self::Qemu, Self::Libvirt];
 
     /// Its name.
     #[must_use]
@@ -156,6 +169,7 @@ impl WorldKind {
             Self::Qemu => "qemu",
             Self::Libvirt => "libvirt",
             Self::Sim => "sim",
+            Self::Netns => "netns",
         }
     }
 
@@ -166,6 +180,7 @@ impl WorldKind {
     pub fn runs_here(self) -> Result<()> {
         match self {
             Self::Sim => Ok(()),
+            Self::Netns => namespaces_of_ones_own(&["busybox", "/sbin/ip"]),
             Self::Qemu => real_host(&[]),
             Self::Libvirt => real_host(&["libvirtd", "virsh"]),
         }
@@ -179,26 +194,50 @@ impl WorldKind {
         let site = async { anyhow::Ok(Arc::new(Site::make(foundation).await?)) };
         Ok(match self {
             Self::Sim => Box::new(SimWorld::make(seed()?)?),
+            Self::Netns => Box::new(NetnsWorld::over(site.await?).await?),
             Self::Qemu => Box::new(QemuWorld::over(site.await?)),
             Self::Libvirt => Box::new(LibvirtWorld::start(site.await?).await?),
         })
     }
 }
 
-/// Whether this machine can have guests of its own, and has these programs beside what that needs.
-fn real_host(programs: &[&str]) -> Result<()> {
+/// Where a socket is while hostd is not to find it.
+fn hidden(socket: &Path) -> PathBuf {
+    socket.with_extension("hidden")
+}
+
+/// The part of hostd's configuration that tells it about VMs reached by QMP: for each, where its
+/// sockets of some ending are.
+fn qmp_vms(file: impl Fn(&str, &str) -> PathBuf) -> String {
+    let vm = |id: &str| {
+        let (qmp, channel) = (file(id, "qmp"), file(id, "agent"));
+        format!("[[vm]]\nid = {id:?}\nqmp = {qmp:?}\nchannel = {channel:?}\nclass = \"standard\"\n")
+    };
+    VMS.into_iter().map(vm).collect()
+}
+
+/// Whether this machine lets us make namespaces, and has these programs beside what a host needs.
+fn namespaces_of_ones_own(programs: &[&str]) -> Result<()> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
-        "needs root, for network namespaces, taps and bridges"
+        "needs root, for a network namespace with a DHCP server and a bridge in it"
     );
-    let usual = ["ip", "tc", "dpkg-deb", "qemu-system-x86_64", DHCP_SERVER];
-    for program in usual.iter().chain(programs) {
+    for program in ["ip", "tc", DHCP_SERVER].iter().chain(programs) {
         host_program(program)?;
     }
     anyhow::ensure!(
         Path::new("/dev/net/tun").exists(),
         "this host has no /dev/net/tun"
     );
+    Ok(())
+}
+
+/// Whether this machine can have guests of its own, and has these programs beside what that needs.
+fn real_host(programs: &[&str]) -> Result<()> {
+    namespaces_of_ones_own(programs)?;
+    for program in ["dpkg-deb", "qemu-system-x86_64"] {
+        host_program(program)?;
+    }
     Ok(())
 }
 
@@ -210,7 +249,7 @@ mod tests {
     fn a_world_has_the_name_that_is_asked_for_on_the_command_line() {
         assert_eq!(
             WorldKind::ALL.map(|kind| kind.to_string()),
-            ["sim", "qemu", "libvirt"]
+            ["sim", "netns", "qemu", "libvirt"]
         );
     }
 }

@@ -1,7 +1,6 @@
 //! QEMU over QMP: each VM a process of ours, with one monitor for hostd and one for sabotage.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -10,7 +9,7 @@ use nic_model::{NicId, VmId};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{DaemonRestart, VMS, World, WorldKind};
+use super::{DaemonRestart, World, WorldKind, hidden, qmp_vms};
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
 use crate::hostd::{Hostd, HostdProcess};
@@ -41,21 +40,6 @@ impl QemuWorld {
     pub fn files(&self, vm: &VmId) -> VmFiles {
         VmFiles::of(self.site.directory(), vm)
     }
-
-    /// The part of hostd's configuration that tells it about the VMs.
-    fn hypervisors(&self) -> String {
-        let vm = |id: &str| {
-            let (qmp, channel) = (self.file(id, "qmp"), self.file(id, "agent"));
-            format!(
-                "[[vm]]\nid = {id:?}\nqmp = {qmp:?}\nchannel = {channel:?}\nclass = \"standard\"\n"
-            )
-        };
-        VMS.into_iter().map(vm).collect()
-    }
-
-    fn file(&self, vm: &str, ending: &str) -> PathBuf {
-        self.site.directory().join(format!("{vm}.{ending}"))
-    }
 }
 
 #[async_trait(?Send)]
@@ -70,7 +54,8 @@ impl World for QemuWorld {
 
     fn configure_hostd(&self) -> Result<Box<dyn Hostd>> {
         let site = Arc::clone(&self.site);
-        let hostd = HostdProcess::configure(site, &self.hypervisors())?;
+        let vms = qmp_vms(|vm, ending| site.directory().join(format!("{vm}.{ending}")));
+        let hostd = HostdProcess::configure(Arc::clone(&site), &vms)?;
         Ok(Box::new(hostd))
     }
 
@@ -144,9 +129,4 @@ impl World for QemuWorld {
         }
         logs
     }
-}
-
-/// Where a socket is while hostd is not to find it.
-fn hidden(socket: &Path) -> PathBuf {
-    socket.with_extension("hidden")
 }

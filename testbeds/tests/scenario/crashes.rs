@@ -84,6 +84,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     ];
     let libvirtd = not_in(libvirtd, WorldKind::Qemu, "QEMU alone has no daemon");
     let libvirtd = not_in(libvirtd, WorldKind::Sim, "a QEMU in memory has no daemon");
+    let libvirtd = not_in(libvirtd, WorldKind::Netns, "its QEMUs have no daemon");
     let mut all = scenarios![
         every_failpoint_of_hostd_is_one_to_die_at,
         qemu_killed_in_mid_attach,
@@ -233,7 +234,7 @@ async fn hostd_killed_while_moving(bed: &Bed, failpoint: &str) -> Result<()> {
 }
 
 /// What a NIC that is nowhere leaves on the host is removed, also by a hostd that did not leave it.
-async fn has_no_port(bed: &Bed, nic: &NicId) -> Result<()> {
+pub(crate) async fn has_no_port(bed: &Bed, nic: &NicId) -> Result<()> {
     bed.until("the port is removed", PATIENCE, || async {
         let links = bed.host().state().await?.links;
         let left = [nic.tap_name(), nic.ifb_name()];

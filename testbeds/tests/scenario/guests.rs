@@ -8,6 +8,7 @@ use host_api::{CreateNic, Nic, NicState, ProblemCode};
 use nic_model::{NicId, PowerState, Target};
 use testbeds::bed::{BOOT_DEADLINE, Bed};
 use testbeds::guest::{HostileBytes, Where};
+use testbeds::hostd::ATTACH_PATIENCE;
 use testbeds::requests::{
     PATIENCE, at_once, attach_new, detach, into, nic_on_blue, refusal, retire, settled,
 };
@@ -32,7 +33,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Waits until the NIC is in a state.
-async fn until_state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
+pub(crate) async fn until_state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
     let client = bed.client();
     bed.until(&format!("{nic} is {state}"), PATIENCE, || async {
         let nic = client.nic(nic).await?;
@@ -41,8 +42,19 @@ async fn until_state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
     .await
 }
 
+/// Waits until the NIC is settled, in whatever state, for longer than hostd has patience.
+pub(crate) async fn ended(bed: &Bed, nic: &NicId) -> Result<Nic> {
+    let client = bed.client();
+    let patience = ATTACH_PATIENCE + PATIENCE;
+    bed.until(&format!("{nic} is settled"), patience, || async {
+        let nic = client.nic(nic).await?;
+        Ok(nic.state.is_settled().then_some(nic))
+    })
+    .await
+}
+
 /// Waits until the NIC says that the guest keeps the device.
-async fn until_kept(bed: &Bed, nic: &NicId) -> Result<()> {
+pub(crate) async fn until_kept(bed: &Bed, nic: &NicId) -> Result<()> {
     let client = bed.client();
     let what = format!("{nic} is blocked by the guest, which has not let go");
     bed.until(&what, PATIENCE, || async {
@@ -53,7 +65,7 @@ async fn until_kept(bed: &Bed, nic: &NicId) -> Result<()> {
 }
 
 /// Waits until the NIC says what blocks it, and gives the reason.
-async fn until_blocked(bed: &Bed, nic: &NicId) -> Result<String> {
+pub(crate) async fn until_blocked(bed: &Bed, nic: &NicId) -> Result<String> {
     let client = bed.client();
     bed.until(&format!("{nic} is blocked"), PATIENCE, || async {
         Ok(client.nic(nic).await?.blocked.map(|blocked| blocked.reason))

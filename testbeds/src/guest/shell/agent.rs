@@ -1,29 +1,59 @@
 //! The agent's process in a guest that keeps it running by a script; `image/agent.sh` is the other
 //! side.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use nic_model::NicId;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
 
 use super::{SCRIPT_DEADLINE, Shell, succeed};
 use crate::guest::{AgentControl, HostileBytes};
 
 /// A shell's exit status of what `kill -9` has ended.
 const KILLED: i32 = 128 + 9;
-/// The guest's end of the agent's channel.
-const CHANNEL: &str = "/dev/virtio-ports/org.nicferry.agent.0";
+/// The guest's end of the agent's virtio-serial port.
+const PORT: &str = "/dev/virtio-ports/org.nicferry.agent.0";
+
+/// How the agent and its host reach each other.
+#[derive(Debug, Clone)]
+pub enum AgentChannel {
+    /// By a virtio-serial port.
+    Port,
+    /// By a unix socket at which the agent listens.
+    Socket(PathBuf),
+}
 
 /// The agent of one guest.
 #[derive(Debug)]
-pub(super) struct ScriptedAgent {
+pub struct ScriptedAgent {
     shell: Arc<dyn Shell>,
+    channel: AgentChannel,
 }
 
 impl ScriptedAgent {
-    pub(super) fn in_guest(shell: Arc<dyn Shell>) -> Self {
-        Self { shell }
+    /// The one that a guest's shell has in its hands.
+    #[must_use]
+    pub fn in_guest(shell: Arc<dyn Shell>, channel: AgentChannel) -> Self {
+        Self { shell, channel }
+    }
+
+    async fn send_by_port(&self, bytes: HostileBytes) -> Result<()> {
+        let script = match bytes {
+            HostileBytes::Noise => format!("dd if=/dev/urandom of={PORT} bs=4096 count=256"),
+            HostileBytes::Flood => {
+                format!("yes '{{\"type\":\"report\"}}' | head -c 1000000 >{PORT}")
+            }
+            HostileBytes::HugeFrame => {
+                format!("printf '\\377\\377\\377\\377\\377\\377\\377\\377' >{PORT}")
+            }
+        };
+        // The host may close the channel under it, which is its right.
+        self.shell.run(&script, SCRIPT_DEADLINE).await.map(drop)
     }
 
     async fn succeed(&self, script: &str) -> Result<String> {
@@ -96,21 +126,32 @@ impl AgentControl for ScriptedAgent {
     }
 
     async fn send(&self, bytes: HostileBytes) -> Result<()> {
-        let script = match bytes {
-            HostileBytes::Noise => format!("dd if=/dev/urandom of={CHANNEL} bs=4096 count=256"),
-            HostileBytes::Flood => {
-                format!("yes '{{\"type\":\"report\"}}' | head -c 1000000 >{CHANNEL}")
-            }
-            HostileBytes::HugeFrame => {
-                format!("printf '\\377\\377\\377\\377\\377\\377\\377\\377' >{CHANNEL}")
-            }
-        };
-        // The host may close the channel under it, which is its right.
-        self.shell.run(&script, SCRIPT_DEADLINE).await.map(drop)
+        match &self.channel {
+            AgentChannel::Port => self.send_by_port(bytes).await,
+            AgentChannel::Socket(socket) => send_by_socket(socket, &bytes.bytes()).await,
+        }
     }
 
     async fn log(&self, lines: u32) -> Result<String> {
         let script = format!("[ ! -e /run/agent/log ] || tail -n {lines} /run/agent/log");
         self.succeed(&script).await
     }
+}
+
+/// Takes the agent's place until the host has come and been told.
+async fn send_by_socket(socket: &Path, bytes: &[u8]) -> Result<()> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    let tell = async {
+        let (mut host, _) = listener.accept().await?;
+        // The host may close the channel under it, which is its right.
+        host.write_all(bytes).await.unwrap_or_default();
+        anyhow::Ok(())
+    };
+    let told = tokio::time::timeout(SCRIPT_DEADLINE, tell).await;
+    std::fs::remove_file(socket)?;
+    told.context("the host does not come to its agent")?
 }

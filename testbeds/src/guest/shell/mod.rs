@@ -1,7 +1,8 @@
 //! A guest with a shell: verbs are scripts.
 //!
 //! ```text
-//!   ShellGuest ── scripts ──► Shell     over virtio-serial into a real guest (image/shell.sh)
+//!   ShellGuest ── scripts ──► Shell     over virtio-serial into a real guest (image/shell.sh),
+//!        │                              or of a terminal into one that is a namespace
 //!        ├── its agent ─────► AgentControl
 //!        └── its devices ───► Hardware
 //! ```
@@ -26,9 +27,9 @@ use nic_model::{HotplugMode, IpNet, PciPath};
 
 use super::{AgentControl, Container, Guest, GuestLink, GuestRoute, Where};
 
-use agent::ScriptedAgent;
 use hardware::PciHardware;
 
+pub use agent::{AgentChannel, ScriptedAgent};
 pub use serial::SerialShell;
 
 pub(crate) use serial::connected;
@@ -115,7 +116,10 @@ impl ShellGuest {
     /// When nobody listens there.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let shell: Arc<dyn Shell> = Arc::new(SerialShell::connect(socket).await?);
-        let agent = Box::new(ScriptedAgent::in_guest(Arc::clone(&shell)));
+        let agent = Box::new(ScriptedAgent::in_guest(
+            Arc::clone(&shell),
+            AgentChannel::Port,
+        ));
         let hardware = Box::new(PciHardware::of(Arc::clone(&shell)));
         Ok(Self::over(shell, agent, hardware))
     }

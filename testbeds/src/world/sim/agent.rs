@@ -21,8 +21,6 @@ const DEATH_DEADLINE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long the host may take to read what it does not understand.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
-/// A megabyte of noise or of messages without a frame.
-const HOSTILE_BYTES: usize = 1024 * 1024;
 
 /// The agent of one guest.
 #[derive(Debug)]
@@ -151,18 +149,7 @@ impl AgentControl for SimAgent {
     }
 
     async fn send(&self, bytes: HostileBytes) -> Result<()> {
-        let bytes = match bytes {
-            HostileBytes::Noise => {
-                let mut chance = self.stage.chance("hostile bytes");
-                let numbers = (0..HOSTILE_BYTES / 8).map(|_| chance.next_u64());
-                numbers.flat_map(u64::to_le_bytes).collect()
-            }
-            HostileBytes::Flood => {
-                let message = b"{\"type\":\"report\"}\n";
-                message.repeat(HOSTILE_BYTES / message.len())
-            }
-            HostileBytes::HugeFrame => vec![0xff; 8],
-        };
+        let bytes = bytes.bytes();
         let mut port = self.guest()?.open_agent_port();
         // The host may read no more of it, which is its right.
         let sent = timeout(SEND_DEADLINE, port.write_all(&bytes)).await;

@@ -103,7 +103,7 @@ impl Hostd for SimHostd {
             ensure!(patient, "hostd still lives after {DEADLINE:?}");
             sleep(LOOK_AGAIN).await;
         }
-        let armed = self.failpoints.borrow().armed.clone();
+        let armed = self.failpoints.borrow_mut().armed.take();
         ensure!(armed.is_none(), "hostd has died before {armed:?}");
         // Its tasks are put away by one that is told of its end.
         sleep(LOOK_AGAIN).await;

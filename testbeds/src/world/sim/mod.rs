@@ -17,7 +17,7 @@ mod wire;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ use self::guest::SimGuest;
 use self::host::SimHost;
 use self::hostd::SimHostd;
 use self::wire::Wire;
-use super::{DaemonRestart, VMS, World, WorldKind};
+use super::{DaemonRestart, VMS, World, WorldKind, qmp_vms};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::hostd::{Hostd, configuration};
@@ -112,7 +112,8 @@ impl SimWorld {
             let id: VmId = name.parse()?;
             vms.insert(id.clone(), SimVm::new(id, &stage, &settings));
         }
-        let text = configuration("", &vm_tables());
+        let tables = qmp_vms(|vm, ending| PathBuf::from(format!("/{ending}/{vm}")));
+        let text = configuration("", &tables);
         let config = Config::parse(&text, Path::new("hostd.toml"))?;
         let stand_in = Arc::new(std::fs::File::open("/dev/null")?);
         let simulated = SimulatedHost::new("host", &stage, config, vms, &stand_in);
@@ -144,17 +145,6 @@ impl SimWorld {
     pub fn simulated_host(&self) -> &SimulatedHost {
         &self.simulated
     }
-}
-
-/// The part of hostd's configuration that tells it about the VMs.
-fn vm_tables() -> String {
-    let vm = |id: &str| {
-        format!(
-            "[[vm]]\nid = {id:?}\nqmp = \"/monitor/{id}\"\nchannel = \"/channel/{id}\"\n\
-             class = \"standard\"\n"
-        )
-    };
-    VMS.into_iter().map(vm).collect()
 }
 
 /// As a Debian guest under emulation boots, only faster.
@@ -291,6 +281,10 @@ impl World for SimWorld {
         Ok(Some(view))
     }
 
+    fn simulated(&self) -> Result<&SimWorld> {
+        Ok(self)
+    }
+
     fn breaches(&self) -> Option<Vec<Violation>> {
         Some(match self.sabotaged.0.get() {
             true => Vec::new(),
@@ -298,12 +292,12 @@ impl World for SimWorld {
         })
     }
 
-    fn misbehave(&self, rule: Rule) -> Result<()> {
+    async fn misbehave(&self, rule: Rule) -> Result<()> {
         self.stage.rules().add(rule)?;
         Ok(())
     }
 
-    fn behave(&self, rule: &str) -> Result<u64> {
+    async fn behave(&self, rule: &str) -> Result<u64> {
         let mut rules = self.stage.rules();
         let found = rules.rules().find(|(known, _)| known.name == rule);
         let done = found.map(|(_, done)| done);
