@@ -77,7 +77,7 @@ impl<K: GuestKernel> Nic<K> {
             }
         };
         let target = match place.link() {
-            Some(_) => self.name_in_target(target).await?,
+            Some(link) => self.name_in_target(target, link).await?,
             // It is asked for when there is a link to bear it.
             None => target,
         };
@@ -272,13 +272,21 @@ impl<K: GuestKernel> Nic<K> {
     }
 
     /// Whether another link has the wanted name in the target.
-    async fn name_in_target(&self, sight: TargetSight) -> Result<TargetSight, LookError> {
+    async fn name_in_target(
+        &self,
+        sight: TargetSight,
+        link: &LinkSeen,
+    ) -> Result<TargetSight, LookError> {
         let TargetSight::Present { identity, .. } = sight else {
             return Ok(sight);
         };
         let (Some(target), Some(binding)) = (&self.target, self.binding.binding()) else {
             return Ok(sight);
         };
+        // Nobody else there can have the name that it bears itself.
+        if self.is_in_target() && link.name == binding.link_name.as_str() {
+            return Ok(sight);
+        }
         let holder = target.space.netlink.link_by_name(&binding.link_name).await;
         let holder = holder.map_err(|error| self.look_error(in_full(&error)))?;
         let index = self.at.as_ref().map(|at| at.index);

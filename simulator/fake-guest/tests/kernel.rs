@@ -159,19 +159,17 @@ fn change_link(kernel: &mut Kernel, view: &GuestView, happening: &Happening) {
         return;
     };
     let (mut target, mut name, mut admin) = (None, None, None);
-    match happening {
-        Happening::Move(_, to, new_name) => {
-            target = space(view, *to);
-            name = new_name.map(link_name);
-        }
-        Happening::Rename(_, new_name) => name = Some(link_name(*new_name)),
-        Happening::Switch(_, new) => admin = Some(*new),
-        Happening::Address(_, last) => {
-            let address = format!("192.0.2.{last}/24");
-            let address = address.parse().expect("it is an address");
-            return kernel.add_address(at, index, address).unwrap_or_default();
-        }
-        _ => {}
+    if let Happening::Move(_, to, new_name) = happening {
+        target = space(view, *to);
+        name = new_name.map(link_name);
+    } else if let Happening::Rename(_, new_name) = happening {
+        name = Some(link_name(*new_name));
+    } else if let Happening::Switch(_, new) = happening {
+        admin = Some(*new);
+    } else if let Happening::Address(_, last) = happening {
+        let address = format!("192.0.2.{last}/24");
+        let address = address.parse().expect("it is an address");
+        return kernel.add_address(at, index, address).unwrap_or_default();
     }
     let change = LinkChange {
         move_to: target.as_ref(),

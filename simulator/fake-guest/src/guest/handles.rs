@@ -235,7 +235,7 @@ impl LinkEvents for FakeLinkEvents {
     async fn next(&mut self) -> Result<LinkEvent, WatchLinksError> {
         loop {
             let event = poll_fn(|context| {
-                let next = self.netns.kernel().live_state(|state| {
+                let next = self.netns.kernel().take(|state| {
                     let id = self.id?;
                     let event = state.kernel().next_event(id);
                     if event.is_none() {
@@ -283,7 +283,7 @@ impl FakeNameEvents {
 impl NameEvents for FakeNameEvents {
     async fn name_gone(&mut self) {
         poll_fn(|context| {
-            let gone = self.kernel.live_state(|state| {
+            let gone = self.kernel.take(|state| {
                 if state.names_gone == self.seen {
                     state.name_reader = Some(context.waker().clone());
                 }

@@ -131,6 +131,12 @@ impl Inner {
         Some(self.origin + state.stood_still + due)
     }
 
+    /// Takes what has come of the kernel already, which is not given the time: the driver does
+    /// that when something is due.
+    pub(super) fn take<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state())
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -65,6 +65,14 @@ impl FakeKernel {
         })
     }
 
+    /// Takes what has come already; `None` in another life.
+    pub(super) fn take<T>(&self, work: impl FnOnce(&mut State) -> T) -> Option<T> {
+        self.guest.take(|state| {
+            let lives = state.kernel().life() == self.life;
+            lives.then(|| work(state))
+        })
+    }
+
     /// Waits while the guest's virtual CPUs stand still.
     pub(super) async fn running(&self) {
         self.guest.running().await;
