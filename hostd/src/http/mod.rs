@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use host_api::{Limit, Nic};
+use host_api::{Limit, Nic, Vm};
 use nic_lifecycle::NicRecord;
 use nic_model::TenantId;
 use tokio::task::JoinSet;
@@ -109,6 +109,14 @@ pub fn nic_view(service: &Service, record: &NicRecord) -> Nic {
 #[must_use]
 pub fn limit_views(service: &Service) -> Vec<Limit> {
     view::limits(service, &Caller::Operator)
+}
+
+/// Every VM as the API shows it to an operator.
+#[must_use]
+pub fn vm_views(service: &Service) -> Vec<Vm> {
+    let vms = view::vms(service, &Caller::Operator);
+    let views = vms.iter().map(|id| view::vm(service, &Caller::Operator, id));
+    views.collect()
 }
 
 /// Every route with its part of the document, so that neither can be without the other.

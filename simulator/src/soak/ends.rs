@@ -20,11 +20,10 @@ pub(crate) struct End {
 
 /// All of them.
 pub(crate) fn ends_of(beliefs: &[Model], step: &Step) -> Vec<End> {
-    let operations = step.act.operations();
     let mut ends: Vec<End> = Vec::new();
     for belief in beliefs {
-        for order in orders(operations.len()) {
-            let end = end_of(belief.clone(), operations, &order, step);
+        for order in orders(step.act.operations().len()) {
+            let end = end_of(belief.clone(), step, &order);
             if !ends.contains(&end) && ends.len() < ENDS_MAX {
                 ends.push(end);
             }
@@ -33,7 +32,9 @@ pub(crate) fn ends_of(beliefs: &[Model], step: &Step) -> Vec<End> {
     ends
 }
 
-fn end_of(mut model: Model, operations: &[Operation], order: &[usize], step: &Step) -> End {
+/// The one that this order leads to.
+pub(crate) fn end_of(mut model: Model, step: &Step, order: &[usize]) -> End {
+    let operations = step.act.operations();
     let mut outcomes = vec![None; operations.len()];
     for index in order {
         outcomes[*index] = model.perform(&operations[*index]);

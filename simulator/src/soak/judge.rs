@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use fake_guest::kernel::Phase;
 use host_api::{Nic, NicState};
 use nic_model::NicId;
 use oracle::model::{Health, Model, NicKey, Spot, Standing, VmKey};
@@ -28,6 +29,23 @@ impl Scene<'_> {
             Some(format!("{}: {difference}", self.cast.nic_id(nic)))
         });
         self.strangers().into_iter().chain(wrong).collect()
+    }
+
+    /// VMs that hostd, or whoever waits for their guests, has yet to catch up with.
+    pub(crate) fn unknown_vms(&self) -> Vec<String> {
+        let Some(service) = self.host.service() else {
+            return vec!["no hostd runs".to_owned()];
+        };
+        let told = hostd::http::vm_views(&service).into_iter();
+        let wrong = told.filter_map(|vm| {
+            let there = self.host.vms().get(&vm.id)?;
+            let power = there.power();
+            let booting = there.guest().is_some_and(|guest| guest.phase != Phase::Up);
+            let (id, seen) = (&vm.id, vm.power);
+            (seen != Some(power) || booting)
+                .then(|| format!("{id}: hostd sees {seen:?}, it is {power:?}, booting: {booting}"))
+        });
+        wrong.collect()
     }
 
     /// NICs that nobody has made, or has made once too often.

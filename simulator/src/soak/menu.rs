@@ -1,7 +1,8 @@
 //! What can be made to go wrong without changing where things end.
 //!
 //! Left out is what a guest or hypervisor may rightly answer an attach with: there the model would
-//! have to know of it. What is refused or fails here is asked for again by hostd itself, or by a
+//! have to know of it; and a monitor that never answers again, which nothing can be done about. What
+//! is refused or fails here is asked for again by hostd itself, or by a
 //! client that does as it is told.
 
 use std::time::Duration;
@@ -84,7 +85,7 @@ const MENU: [Dish; 11] = [
             "qmp.getfd",
             "qmp.*",
         ],
-        kinds: &[Kind::Delay, Kind::Lose, Kind::Cut, Kind::Stall],
+        kinds: &[Kind::Delay, Kind::Lose, Kind::Cut],
     },
     Dish {
         operations: &["event.DEVICE_DELETED", "event.*"],

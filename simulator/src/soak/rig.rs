@@ -435,6 +435,7 @@ impl Rig {
         if fitting.is_empty() {
             breach_of(Caught::Standing, scene.differences(&models[0]))?;
         }
+        breach_of(Caught::Standing, scene.unknown_vms())?;
         let found = oracle::violations(&view, When::AtRest);
         breach_of(Caught::InvariantAtRest, found)?;
         Ok(fitting)

@@ -8,7 +8,7 @@ use super::generate::{next_step, plan_of};
 use super::report::{Breach, Report};
 use super::rig::Rig;
 use super::step::Step;
-use crate::sim::{MakeError, Sim};
+use crate::sim::{Entry, MakeError, Sim};
 
 /// Steps of a run.
 pub type StepCount = usize;
@@ -144,6 +144,23 @@ fn shortened(steps: &[Step]) -> impl Iterator<Item = Vec<Step>> {
     without_step.chain(without_trouble)
 }
 
+/// An entry for people: heartbeats tell nothing, and the bytes that frame messages are not for
+/// their terminals.
+fn shown(entry: &Entry) -> Option<String> {
+    let beats = [r#"{"type":"ping""#, r#"{"type":"pong""#];
+    if beats.iter().any(|beat| entry.text.contains(beat)) {
+        return None;
+    }
+    let plain = |letter: char| {
+        if letter.is_ascii_graphic() {
+            letter
+        } else {
+            ' '
+        }
+    };
+    Some(entry.to_string().chars().map(plain).collect())
+}
+
 fn report(seed: u64, rig: &Rig, steps: Vec<Step>, breach: Option<Breach>) -> Report {
     let stage = &rig.sim().stage;
     let trace = stage.trace();
@@ -156,7 +173,7 @@ fn report(seed: u64, rig: &Rig, steps: Vec<Step>, breach: Option<Breach>) -> Rep
         lasted: stage.now(),
         hash: trace.hash(),
         trace: match breach {
-            Some(_) => trace.log().map(ToString::to_string).collect(),
+            Some(_) => trace.log().filter_map(shown).collect(),
             None => Vec::new(),
         },
         breach,

@@ -131,6 +131,14 @@ impl Step {
         possible && apart
     }
 
+    /// How a world that is as `model` says is afterwards, when what is done at once is done in the
+    /// order in which it is written.
+    #[must_use]
+    pub fn end(&self, model: &Model) -> Model {
+        let order: Vec<usize> = (0..self.act.operations().len()).collect();
+        super::ends::end_of(model.clone(), self, &order).model
+    }
+
     /// Whether the host loses its power in it.
     #[must_use]
     pub fn loses_power(&self) -> bool {
