@@ -106,7 +106,7 @@ async fn run(arguments: &Arguments) -> Result<Summary> {
         Ok(measured) => measured,
         Err(error) => bail!("{error:#}\n{}", report(&bed).await),
     };
-    machine.observe_end()?;
+    machine.computer.observe_end()?;
     let setting = Setting {
         world: arguments.world.clone(),
         accel: guests.accelerator.to_string(),

@@ -1,5 +1,6 @@
 //! Measurements: what hostd adds to an attach, beside the floor inside the same operation and the
-//! same thing done by hand.
+//! same thing done by hand. How many it does a second is measured by [`throughput`], and what it
+//! costs while nothing happens by [`idle`].
 //!
 //! ```text
 //!   one round    hostd: attach ─► first echo ─► answer ─► detach ─► answer
@@ -12,17 +13,21 @@
 //! never compared; ratios within one run are.
 
 mod by_hand;
+mod cpu;
 mod hostd;
+pub mod idle;
 mod machine;
 mod percentiles;
 pub mod probe;
 mod summary;
+pub mod throughput;
 
 pub use by_hand::{ByHand, HandTimes};
+pub use cpu::{Effort, Efforts};
 pub use hostd::{HostdSide, HostdTimes, StepTime};
-pub use machine::Machine;
+pub use machine::{Computer, Machine, disk_of};
 pub use percentiles::Percentiles;
-pub use summary::{Setting, Summary};
+pub use summary::{Goal, Setting, Summary};
 
 /// A duration in milliseconds.
 pub(crate) fn milliseconds(duration: std::time::Duration) -> f64 {

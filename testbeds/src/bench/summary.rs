@@ -1,7 +1,7 @@
 //! What came of a measurement: percentiles, goals met or not, as JSON for programs and as a table
 //! for people.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use anyhow::{Context, Result};
 use serde::ser::SerializeMap;
@@ -87,7 +87,8 @@ pub struct Goal {
 }
 
 impl Goal {
-    fn at_most(of: &'static str, most: f64, value: f64) -> Self {
+    /// `value` may be `most`.
+    pub(super) fn at_most(of: &'static str, most: f64, value: f64) -> Self {
         let (goal, met) = (format!("≤ {most}"), value <= most);
         Self {
             of,
@@ -97,7 +98,8 @@ impl Goal {
         }
     }
 
-    fn at_least(of: &'static str, least: f64, value: f64) -> Self {
+    /// `value` is to be `least`.
+    pub(super) fn at_least(of: &'static str, least: f64, value: f64) -> Self {
         let (goal, met) = (format!("≥ {least}"), value >= least);
         Self {
             of,
@@ -105,6 +107,13 @@ impl Goal {
             value,
             met,
         }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let met = if self.met { "met" } else { "missed" };
+        write!(f, "{} {}: {:.3}, {met}", self.of, self.goal, self.value)
     }
 }
 
@@ -196,29 +205,20 @@ impl Summary {
             row(&mut table, &name, values);
         }
         for goal in &self.goals {
-            let met = if goal.met { "met" } else { "missed" };
             // Writing to a String cannot fail.
-            let _ = write!(
-                table,
-                "\n{} {}: {:.1}, {met}",
-                goal.of, goal.goal, goal.value
-            );
+            let _ = write!(table, "\n{goal}");
         }
         let (setting, machine) = (&self.setting, &self.machine);
         let _ = write!(
             table,
-            "\n\n{} pairs, {} errors, world {}, {}, hot-plug {}, {} CPUs, load {} → {}, {}, \
-             commit {}",
+            "\n\n{} pairs, {} errors, world {}, {}, hot-plug {}, {}, {}",
             self.n,
             self.errors,
             setting.world,
             setting.accel,
             setting.hotplug,
-            machine.cpus,
-            machine.load_before,
-            machine.load_after,
             machine.qemu,
-            machine.commit
+            machine.computer
         );
         table
     }
@@ -297,20 +297,22 @@ fn notes(setting: &Setting) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::StepTime;
+    use super::super::{Computer, StepTime};
     use super::*;
 
     fn machine() -> Machine {
         let text = || "x".to_owned();
         Machine {
-            cpus: 2,
-            kernel: text(),
+            computer: Computer {
+                cpus: 2,
+                kernel: text(),
+                commit: text(),
+                load_before: text(),
+                load_after: text(),
+            },
             guest_kernel: text(),
             qemu: text(),
             libvirt: text(),
-            commit: text(),
-            load_before: text(),
-            load_after: text(),
         }
     }
 
