@@ -160,6 +160,27 @@ impl AgentHandle {
         self.view.borrow().clone()
     }
 
+    /// How the session stands now.
+    #[must_use]
+    pub fn state(&self) -> AgentState {
+        self.view.borrow().state.clone()
+    }
+
+    /// What is known of one NIC now: of the reports, its own.
+    #[must_use]
+    pub fn view_of(&self, nic: &NicId) -> AgentView {
+        let view = self.view.borrow();
+        let report = view.reports.get_key_value(nic);
+        AgentView {
+            state: view.state.clone(),
+            since_ms: view.since_ms,
+            reports: report
+                .map(|(nic, report)| (nic.clone(), report.clone()))
+                .into_iter()
+                .collect(),
+        }
+    }
+
     /// Waits for a change.
     pub async fn changed(&mut self) {
         if self.view.changed().await.is_err() {

@@ -173,6 +173,10 @@ impl Board {
             .unwrap_or_default()
     }
 
+    fn look<T>(&self, id: &NicId, look: impl FnOnce(&LiveNic) -> T) -> Option<T> {
+        lock(&self.nics).get(id).map(|live| live.look(look))
+    }
+
     /// Follows a NIC. Of one that has no record nothing will ever be told, which its follower
     /// learns at once.
     #[must_use]
@@ -252,7 +256,7 @@ impl Board {
     /// is the same it has been waiting since it was first found so, whatever was tried in between.
     pub fn blocked(&self, id: &NicId, vm: &VmId, blocked: &BlockedSince) {
         let mut blocked = blocked.clone();
-        let before = self.nic(id).blocked;
+        let before = self.look(id, |live| live.blocked.clone()).flatten();
         if let Some(before) = before.filter(|before| before.reason == blocked.reason) {
             if before.next_retry_ms == blocked.next_retry_ms {
                 return;
@@ -269,15 +273,15 @@ impl Board {
 
     /// Notes what a NIC is at; whether that ends what stood in its way is not known yet.
     pub fn try_step(&self, id: &NicId, step: Step) {
-        if self.nic(id).step != Some(step) {
+        if self.look(id, |live| live.step) != Some(Some(step)) {
             self.update(id, |live| live.step = Some(step));
         }
     }
 
     /// Nothing stands in a NIC's way; `step` is what it is at.
     pub fn at_step(&self, id: &NicId, step: Option<Step>) {
-        let live = self.nic(id);
-        if live.blocked.is_some() || live.step != step {
+        let is_known = |live: &LiveNic| live.blocked.is_none() && live.step == step;
+        if self.look(id, is_known) == Some(false) {
             self.update(id, |live| {
                 live.blocked = None;
                 live.step = step;
@@ -301,15 +305,16 @@ impl Board {
             }
             Phase::Awaited | Phase::Binding | Phase::Released | Phase::Absent => return News::No,
         };
-        let before = self.nic(id);
-        if before.addresses == addresses && before.degraded == degraded {
+        let is_known = |live: &LiveNic| live.addresses == addresses && live.degraded == degraded;
+        if self.look(id, is_known).unwrap_or(true) {
             return News::No;
         }
+        let before = self.look(id, |live| live.degraded.clone()).flatten();
         self.update(id, |live| {
             live.addresses = addresses;
             live.degraded.clone_from(&degraded);
         });
-        match (before.degraded, degraded) {
+        match (before, degraded) {
             (_, Some(reason)) => {
                 self.publish(
                     Some(id.clone()),

@@ -200,7 +200,7 @@ impl Service {
     }
 
     fn boot_of(&self, vm: &VmId) -> Option<BootId> {
-        let state = self.vms.with(vm, |handle| Some(handle.agent.view().state));
+        let state = self.vms.with(vm, |handle| Some(handle.agent.state()));
         match state? {
             AgentState::Ready { boot_id, .. } => Some(boot_id),
             AgentState::Absent

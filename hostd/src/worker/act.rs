@@ -134,7 +134,7 @@ impl VmWorker {
     pub(super) async fn declare_early(&mut self, record: &NicRecord) {
         let told = self.nics.get(&record.id).and_then(|progress| progress.told);
         let ready = matches!(
-            self.agent.view().state,
+            self.agent.state(),
             crate::agent_link::AgentState::Ready { .. }
         );
         if !ready && told != Some(record.generation) {

@@ -216,7 +216,7 @@ impl VmWorker {
                 self.admit_new(std::slice::from_ref(&record)).await;
             }
             self.declare_early(&record).await;
-            let view = self.agent.view();
+            let view = self.agent.view_of(id);
             self.note_guest_steps(&record, &view);
             self.note_guest_unplug(&record);
             if self.is_held_back(id) {
@@ -469,7 +469,7 @@ impl VmWorker {
     }
 
     fn tell_agent_state(&mut self) {
-        let state = self.agent.view().state;
+        let state = self.agent.state();
         if state != self.last_agent {
             let what = Happening::AgentChanged(agent_word(&state).to_owned());
             self.tools.board.vm_event(&self.vm, what);

@@ -100,7 +100,7 @@ impl Report {
             hostd_deaths: sum(|shard| shard.hostd_deaths),
             qemu_deaths: sum(|shard| shard.qemu_deaths),
             looks: sum(|shard| shard.looks),
-            violations: sum(|shard| shard.violation_count),
+            violations: sum(|shard| shard.violations.len() as u64),
             violation_samples: samples(shards.iter().flat_map(|shard| &shard.violations)),
             leaks: leaks.len(),
             leak_samples: samples(leaks.into_iter()),

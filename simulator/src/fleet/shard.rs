@@ -27,8 +27,6 @@ const LOOKED_AT: f64 = 0.25;
 const AWAY: Duration = Duration::from_millis(300);
 /// How long everything may take to come to rest once nothing goes wrong any more, in virtual time.
 const DRAIN: Duration = Duration::from_secs(240);
-/// Violations that are kept in words.
-const VIOLATIONS_KEPT: usize = 20;
 
 /// What one shard is to be.
 #[derive(Debug, Clone)]
@@ -49,8 +47,7 @@ pub(super) struct ShardReport {
     pub(super) hostd_deaths: u64,
     pub(super) qemu_deaths: u64,
     pub(super) looks: u64,
-    pub(super) violations: Vec<Violation>,
-    pub(super) violation_count: u64,
+    pub(super) violations: BTreeSet<Violation>,
     pub(super) leaks: Vec<String>,
     pub(super) trace_hash: [u8; 32],
     pub(super) trace_entries: u64,
@@ -241,15 +238,12 @@ impl Shard {
     }
 
     fn judge(&mut self, host: &Host, moment: Moment) {
-        let found = host.violations(moment);
-        let named = found.into_iter().map(|it| format!("{}: {it}", host.name()));
-        self.complain(named.collect());
+        self.complain(host.told(moment));
     }
 
+    /// What stays wrong counts once.
     fn complain(&mut self, found: Vec<Violation>) {
-        self.report.violation_count += found.len() as u64;
-        let room = VIOLATIONS_KEPT.saturating_sub(self.report.violations.len());
-        self.report.violations.extend(found.into_iter().take(room));
+        self.report.violations.extend(found);
     }
 }
 

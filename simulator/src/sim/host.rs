@@ -304,10 +304,10 @@ impl Host {
         Client::over(Arc::new(door), Path::new(&self.0.name))
     }
 
-    /// Why hostd ended by itself, each time it did since this was asked last.
+    /// Why hostd ended by itself, each time it did.
     #[must_use]
-    pub fn take_failures(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.0.state).failures)
+    pub fn failures(&self) -> Vec<String> {
+        lock(&self.0.state).failures.clone()
     }
 }
 

@@ -43,14 +43,26 @@ impl Host {
         })
     }
 
-    /// Everything that is wrong with it now, what has been done in passing that may never be, and
-    /// every end of hostd that nobody asked for.
+    /// Everything that is wrong with it now, what has ever been done that may never be, and every
+    /// end of hostd that nobody asked for.
     #[must_use]
     pub fn violations(&self, moment: Moment) -> Vec<Violation> {
-        let mut found = self.links().take_breaches();
-        found.extend(self.take_failures());
+        let mut found = self.links().breaches();
+        found.extend(self.failures());
         if let Some(view) = self.view() {
             found.extend(oracle::violations(&view, moment));
+        }
+        found
+    }
+}
+
+impl Host {
+    /// The same with the host's name, and with what has not come to rest.
+    pub(crate) fn told(&self, moment: Moment) -> Vec<Violation> {
+        let at = |violation: Violation| format!("{}: {violation}", self.name());
+        let mut found: Vec<_> = self.violations(moment).into_iter().map(at).collect();
+        if moment == Moment::AtRest && !self.is_at_rest() {
+            found.push(format!("{}: not everything has come to rest", self.name()));
         }
         found
     }

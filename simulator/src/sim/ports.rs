@@ -80,10 +80,10 @@ impl Drop for Queue {
 }
 
 impl HostLinks {
-    /// What was done that may never be, since the last time this was asked.
+    /// What was ever done that may never be.
     #[must_use]
-    pub fn take_breaches(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.0).breaches)
+    pub fn breaches(&self) -> Vec<String> {
+        lock(&self.0).breaches.clone()
     }
 
     /// Puts a tap there that nobody asked for, in `bridge` and up.
@@ -459,7 +459,7 @@ mod tests {
         assert!(again.queues.is_empty(), "somebody holds it");
         drop(port);
         assert_eq!(ports.ports().await.unwrap()[0].holder, Holder::Nobody);
-        assert_eq!(links.take_breaches(), Vec::<String>::new());
+        assert_eq!(links.breaches(), Vec::<String>::new());
     }
 
     #[tokio::test(start_paused = true)]
@@ -472,7 +472,7 @@ mod tests {
                 let made = ports.make(&spec()).now_or_never();
 
                 assert!(made.is_none());
-                assert_eq!(links.take_breaches(), Vec::<String>::new());
+                assert_eq!(links.breaches(), Vec::<String>::new());
                 let is_last = effect == 5 && side == Side::After;
                 let open = links.passes(&spec().nic.tap_name()) == Reachability::Open;
                 assert_eq!(open, is_last, "at {effect} {side:?}");
@@ -489,7 +489,7 @@ mod tests {
 
         let tap = spec().nic.tap_name();
         assert_eq!(
-            links.take_breaches(),
+            links.breaches(),
             [format!("{tap} removed under its holder")]
         );
     }

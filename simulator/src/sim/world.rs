@@ -152,11 +152,7 @@ impl Sim {
     /// Everything that is wrong now, on any host.
     #[must_use]
     pub fn violations(&self, moment: Moment) -> Vec<Violation> {
-        let found = self.hosts.iter().flat_map(|host| {
-            let at = |violation: Violation| format!("{}: {violation}", host.name());
-            let found = host.violations(moment).into_iter();
-            found.map(at).collect::<Vec<_>>()
-        });
+        let found = self.hosts.iter().flat_map(|host| host.told(moment));
         found.collect()
     }
 
@@ -183,14 +179,15 @@ impl Sim {
     /// for so long at most; what is wrong then.
     pub async fn come_to_rest(&self, patience: Duration) -> Vec<Violation> {
         let until = Instant::now() + patience;
+        let mut restless: Vec<&Host> = self.hosts.iter().collect();
         loop {
-            let is_over = Instant::now() >= until;
             // To ask for that costs little, to look at everything a lot.
-            if self.hosts.iter().all(Host::is_at_rest) || is_over {
-                let found = self.violations(Moment::AtRest);
-                if found.is_empty() || is_over {
-                    return found;
-                }
+            let is_restless =
+                |host: &&Host| !host.is_at_rest() || !host.violations(Moment::AtRest).is_empty();
+            restless.retain(is_restless);
+            if restless.is_empty() || Instant::now() >= until {
+                let wrong = restless.iter().flat_map(|host| host.told(Moment::AtRest));
+                return wrong.collect();
             }
             self.pass(LOOK_AGAIN).await;
         }
