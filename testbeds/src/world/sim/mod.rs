@@ -66,6 +66,8 @@ pub struct SimWorld {
     wire: Rc<Wire>,
     host: SimHost,
     sabotaged: Rc<Sabotaged>,
+    /// How many entries the trace had at the last look at everything.
+    looked_at: Cell<u64>,
 }
 
 /// Whether a scenario has put anything there that may not be: what is found from then on until
@@ -126,6 +128,7 @@ impl SimWorld {
             wire,
             host,
             sabotaged,
+            looked_at: Cell::default(),
         })
     }
 
@@ -285,10 +288,13 @@ impl World for SimWorld {
         Ok(self)
     }
 
+    /// Where nothing has crossed a boundary since the last look there is nothing new to see.
     fn breaches(&self) -> Option<Vec<Violation>> {
-        Some(match self.sabotaged.0.get() {
-            true => Vec::new(),
-            false => self.simulated.violations(Moment::Any),
+        let entries = self.stage.trace().entries();
+        let is_new = self.looked_at.replace(entries) != entries;
+        Some(match is_new && !self.sabotaged.0.get() {
+            true => self.simulated.violations(Moment::Any),
+            false => Vec::new(),
         })
     }
 
