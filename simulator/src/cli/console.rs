@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::path::PathBuf;
 
 use simulator::netns::{CloudName, State};
 
@@ -50,18 +51,34 @@ pub(crate) fn introduce(state: &State, name: &CloudName) {
         "default" => String::new(),
         name => format!(" --name {name}"),
     };
-    let socket = host.socket.display();
+    let (simulator, nicctl) = (own_name(), beside("nicctl"));
+    let (socket, vm) = (host.socket.display(), &vm.id);
     say("\nin another terminal:");
     say(format_args!(
-        "  nicctl --socket {socket} nic create --network blue --attach {} --target netns:web",
-        vm.id
+        "  {nicctl} --socket {socket} nic create --network blue --attach {vm} --target netns:web"
     ));
     say(format_args!(
-        "  simulator exec{named} {}/web -- ip address",
-        vm.id
+        "  {simulator} exec{named} {vm}/web -- ip address"
     ));
     say(format_args!(
-        "  simulator rules{named} add stubborn --at guest.unplug --effect refuse --vm {}",
-        vm.id
+        "  {simulator} rules{named} add stubborn --at guest.unplug --effect refuse --vm {vm}"
     ));
+}
+
+/// As it was typed here.
+fn own_name() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "simulator".to_owned())
+}
+
+/// A program that lies beside this one, as it has to be typed here.
+fn beside(program: &str) -> String {
+    let own = PathBuf::from(own_name());
+    match own.parent() {
+        Some(directory) if directory.join(program).is_file() => {
+            directory.join(program).display().to_string()
+        }
+        _ => program.to_owned(),
+    }
 }

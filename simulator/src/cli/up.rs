@@ -76,7 +76,7 @@ impl Up {
         };
         let plan = Plan {
             topology,
-            frames: self.running.frames(),
+            frames: self.running.frames()?,
             script: self.script()?,
             programs: Programs::beside_this_one()?,
         };
@@ -104,7 +104,7 @@ impl Restore {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let snapshot = Snapshot::read(&self.file)?;
         let plan = Plan {
-            frames: self.running.frames(),
+            frames: self.running.frames()?,
             programs: Programs::beside_this_one()?,
             ..snapshot.plan.clone()
         };
@@ -115,11 +115,16 @@ impl Restore {
 }
 
 impl Running {
-    fn frames(&self) -> Frames {
+    fn frames(&self) -> anyhow::Result<Frames> {
+        let possible = Frames::possible_here();
         match self.frames {
-            FramesChoice::Auto => Frames::possible_here(),
-            FramesChoice::Tap => Frames::Tap,
-            FramesChoice::Veth => Frames::Veth,
+            FramesChoice::Auto => Ok(possible),
+            FramesChoice::Veth => Ok(Frames::Veth),
+            FramesChoice::Tap => {
+                let can = possible == Frames::Tap;
+                anyhow::ensure!(can, "--frames tap: this user cannot open /dev/net/tun");
+                Ok(Frames::Tap)
+            }
         }
     }
 

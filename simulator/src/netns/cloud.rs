@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::event_log::EventLog;
 use super::guest::READY;
 use super::hostd;
-use super::machine::{Order, RuleError, Status, check_rule, give};
+use super::machine::{Order, RuleError, Status, check_rule, give, let_go_for};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
 use super::process::{Undertaker, described, log_to};
@@ -211,7 +211,8 @@ impl Cloud {
             return Err(OrderError::On(id.clone()));
         }
         self.boot(&vm).await?;
-        // Rules that came later than the plan.
+        // It has those of the first plan, and some may have come and gone since.
+        self.give(id, &Order::ClearRules).await?;
         let script = self.lock().plan.script.clone();
         for rule in script.rules {
             self.give(id, &Order::AddRule(rule)).await?;
@@ -277,7 +278,7 @@ impl Cloud {
         done
     }
 
-    /// The names of the links of a host, its bridges and the ends of its NICs, without the loopback.
+    /// The names of the links of a host: its bridges and the ends of its NICs, not the loopback.
     ///
     /// # Errors
     /// When there is no such host, or its kernel does not answer.
@@ -346,7 +347,10 @@ impl Cloud {
     pub(super) async fn set_pace(&self, pace: PaceRule) -> Result<(), OrderError> {
         let _turn = self.inner.turn.lock().await;
         self.give_all(&Order::SetPace(pace.clone())).await?;
-        self.lock().plan.script.paces.push(pace);
+        let mut running = self.lock();
+        let paces = &mut running.plan.script.paces;
+        paces.retain(|old| (old.transition, &old.vm) != (pace.transition, &pace.vm));
+        paces.push(pace);
         Ok(())
     }
 
@@ -421,14 +425,35 @@ impl Cloud {
 
     async fn watch_vm(self, id: VmId, mut process: super::process::Process) {
         let status = described(process.ended().await);
-        let mut running = self.lock();
-        if running.vms.get(&id) == Some(&process.pid) {
-            running.vms.remove(&id);
-        }
-        drop(running);
+        self.note_off(&id, process.pid);
         self.inner
             .events
             .note(format_args!("VM {id} is off: {status}"));
+        if let Err(error) = self.let_go_for(&id).await {
+            tracing::warn!(vm = %id, error = in_full(&error), "links stay held");
+        }
+    }
+
+    /// Another life of the VM may have begun already.
+    fn note_off(&self, id: &VmId, pid: Pid) {
+        let mut running = self.lock();
+        if running.vms.get(id) == Some(&pid) {
+            running.vms.remove(id);
+        }
+    }
+
+    /// What a process holds, the kernel takes away with it. Links that a VM held stay switched on.
+    async fn let_go_for(&self, id: &VmId) -> Result<(), Trouble> {
+        let network = {
+            let running = self.lock();
+            let vm = running.plan.topology.vms.iter().find(|vm| vm.id == *id);
+            let host = vm.and_then(|vm| running.hosts.get(&vm.host));
+            host.map(|host| host.network.clone())
+        };
+        match network {
+            Some(network) => let_go_for(&network.netlink, id).await,
+            None => Ok(()),
+        }
     }
 
     /// Starts a host's hostd, and starts it again whenever it ends, as a service manager would.

@@ -12,6 +12,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 use linux_network::{NamespaceKind, leave_namespaces};
 
@@ -19,6 +20,10 @@ use super::plan::Plan;
 use super::site::{Claim, Site};
 use super::state::State;
 use super::trouble::{Doing, Trouble};
+
+/// How long the sandbox may take to sweep up before it is killed.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+const END_POLL: Duration = Duration::from_millis(1);
 
 /// A cloud that runs, and ends with this.
 #[derive(Debug)]
@@ -34,8 +39,9 @@ pub struct Launched {
 /// What a kernel's administrator has to change.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "this kernel keeps namespaces from ordinary users: set kernel.unprivileged_userns_clone to 1, \
-     user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns to 0, or be root"
+    "this kernel keeps namespaces from ordinary users: be root, or set user.max_user_namespaces \
+     above 0, and where they exist kernel.unprivileged_userns_clone to 1 and \
+     kernel.apparmor_restrict_unprivileged_userns to 0"
 )]
 struct NamespacesForbidden(#[source] std::io::Error);
 
@@ -115,8 +121,14 @@ impl Launched {
 impl Drop for Launched {
     fn drop(&mut self) {
         drop(self.lifeline.take());
-        // It has been reaped already when it ended first.
-        drop(self.sandbox.wait());
+        let patience = Instant::now() + END_DEADLINE;
+        while matches!(self.sandbox.try_wait(), Ok(None)) {
+            if Instant::now() > patience {
+                // It has been reaped already when it ended meanwhile.
+                self.sandbox.kill().unwrap_or_default();
+            }
+            std::thread::sleep(END_POLL);
+        }
         self.site.sweep().unwrap_or_default();
     }
 }

@@ -65,13 +65,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Trouble> {
     builder.enable_all().build().doing("start the runtime")
 }
 
-/// To whoever started this process; it may not listen any more.
-fn say(line: &str) {
+/// To whoever started this process. Fails when it listens no more: it has ended.
+fn say(line: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(line.as_bytes())
-        .and_then(|()| stdout.flush())
-        .unwrap_or_default();
+    stdout.write_all(line.as_bytes())?;
+    stdout.flush()
 }
 
 /// Does nothing but be there: what a container is to the kernel.

@@ -30,8 +30,24 @@ pub(crate) struct Undertaker {
 #[derive(Debug, Default)]
 struct Ends {
     awaited: BTreeMap<i32, oneshot::Sender<WaitStatus>>,
-    /// Of processes that had ended before anybody asked.
+    /// How many are being started just now.
+    starting: usize,
+    /// Of processes that ended while some were being started: one of them may be meant. At any other
+    /// time they are orphans, and their numbers may be given to others.
     unclaimed: BTreeMap<i32, WaitStatus>,
+}
+
+/// Ends are kept while this is.
+struct Starting<'a>(&'a Undertaker);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let mut ends = self.0.lock();
+        ends.starting -= 1;
+        if ends.starting == 0 {
+            ends.unclaimed.clear();
+        }
+    }
 }
 
 /// A process that was started here.
@@ -40,9 +56,6 @@ pub(crate) struct Process {
     pub(crate) pid: Pid,
     ended: oneshot::Receiver<WaitStatus>,
 }
-
-/// Orphans whose end nobody asks for: kept until there are so many.
-const UNCLAIMED_MAX: usize = 256;
 
 impl Undertaker {
     /// Waits for children until the future is dropped.
@@ -63,11 +76,10 @@ impl Undertaker {
             match ends.awaited.remove(&pid.as_raw_nonzero().get()) {
                 // Refused when nobody waits any more.
                 Some(awaited) => awaited.send(status).unwrap_or_default(),
-                None => {
-                    if ends.unclaimed.len() < UNCLAIMED_MAX {
-                        ends.unclaimed.insert(pid.as_raw_nonzero().get(), status);
-                    }
+                None if ends.starting > 0 => {
+                    ends.unclaimed.insert(pid.as_raw_nonzero().get(), status);
                 }
+                None => {}
             }
         }
     }
@@ -107,6 +119,8 @@ impl Undertaker {
         netns: Option<&Netns>,
     ) -> Result<Process, Trouble> {
         let doing = format!("start {}", Path::new(command.get_program()).display());
+        self.lock().starting += 1;
+        let _starting = Starting(self);
         let child = match netns {
             Some(netns) => {
                 let spawned = netns.run("spawn", move || command.spawn()).await;

@@ -36,7 +36,7 @@ pub fn run(site: &Site, launcher: u32) -> Result<(), Trouble> {
         let state = State::of(&cloud.plan(), site, launcher, ready_after_ms);
         state.write(site)?;
         let line = serde_json::to_string(&state).doing("say what runs")?;
-        super::say(&format!("{line}\n"));
+        super::say(&format!("{line}\n")).doing("say what runs")?;
         control::serve(listener, cloud).await
     })
 }

@@ -120,8 +120,8 @@ impl Site {
         lock.into()
     }
 
-    /// It goes by another name first, so that a process which has yet to end cannot put anything new
-    /// into it.
+    /// It goes by another name first, so that a process which has yet to end cannot put anything
+    /// new into it.
     fn sweep_directory(&self) -> io::Result<()> {
         let mut going = self.directory.clone().into_os_string();
         going.push(".gone");

@@ -125,7 +125,18 @@ async fn a_program_runs_in_a_container_with_its_own_words() {
 
 #[tokio::test]
 async fn a_vm_that_has_lost_its_power_can_be_switched_on_again() {
-    let cloud = Cloud::of_two().await;
+    for frames in ["tap", "veth"] {
+        power_failure(frames).await;
+    }
+}
+
+async fn power_failure(frames: &str) {
+    let bed = Bed::of(User::Own);
+    let rule = "[[rule]]\nname = \"a\"\noperation = \"event.STOP\"\neffect = \"lose\"\n";
+    let rules = bed.file("rules.toml", rule);
+    let cloud = bed
+        .up(&["--vms", "1", "--frames", frames, "--rules", &rules])
+        .await;
     let nic = cloud.nic_in("vm1", "web").await;
 
     assert!(cloud.bed.run(&["vm", "kill", "vm1"]).await.status.success());

@@ -1,4 +1,4 @@
-//! Orders to a cloud that runs, over HTTP: what goes wrong in it, how fast it goes, what it is like.
+//! Orders to a cloud that runs, over HTTP: what goes wrong in it, how fast it goes, how it is.
 //!
 //! ```text
 //!   GET    /                        everything at a glance: VMs, rules, clocks, events
@@ -7,7 +7,8 @@
 //!   POST   /v1/rules                one more (a rule, as in a file of rules, in JSON)
 //!   DELETE /v1/rules[/NAME]         all, or one
 //!   POST   /v1/paces                how fast a transition goes
-//!   POST   /v1/clock                {"vm": "vm1", "order": "freeze" | "run" | {"speed": 10} | {"step": "5s"}}
+//!   POST   /v1/clock                {"vm": "vm1", "order": "freeze"}; without vm all of them;
+//!                                   orders: "freeze", "run", {"speed": 10}, {"step": "5s"}
 //!   POST   /v1/vms/VM/step          does the transition that has waited longest to be told
 //!   POST   /v1/vms/VM/{reset,kill,start}
 //!   POST   /v1/hosts/HOST/kill      kills hostd, which is started again

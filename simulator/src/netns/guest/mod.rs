@@ -69,7 +69,7 @@ async fn serve(site: &Site, vm: &VmId, plan: &Plan) -> Result<(), Trouble> {
     }
     let listener = lines::listen(&site.guest(vm))?;
     agent.started().await;
-    super::say(READY);
+    super::say(READY).doing("tell the VM that it is up")?;
     let terminal = Terminal { containers, agent };
     lines::serve(listener, LINE_MAX, move |request| {
         let terminal = terminal.clone();

@@ -39,6 +39,7 @@ use super::{lines, runtime};
 
 pub use orders::{ClockOrder, RuleStatus, Status, TransitionStatus};
 pub(crate) use orders::{Order, give};
+pub(crate) use wiring::let_go_for;
 
 /// What rules can change in this world; the rest of a cloud is real here.
 const FAMILIES: [&str; 3] = ["qmp.", "event.", "guest."];
@@ -127,10 +128,10 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
         polls,
         rules,
         paces: Paces::new(&plan.script.paces),
-        wiring: Wiring::new(number).await?,
+        wiring: Wiring::new(vm.id.clone(), number).await?,
     };
     let hardware = Hardware::new(parts).await?;
-    super::say(READY);
+    super::say(READY).doing("tell the cloud that it is up")?;
     let ending = qemu.clone();
     tokio::select! {
         biased;

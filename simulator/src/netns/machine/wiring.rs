@@ -8,8 +8,8 @@
 //!
 //! What the hardware makes is what a NIC is to the guest: it is deleted to take the NIC out, as a
 //! kernel lets a link disappear whatever namespace it is in, and it loses its carrier when it is
-//! told to. hostd's port stays as hostd has made it; of a pair the far end is switched on while this
-//! VM holds it.
+//! told to. hostd's port stays as hostd has made it; of a pair the far end is switched on while
+//! this VM holds it.
 
 mod backend;
 
@@ -22,10 +22,11 @@ use linux_network::{
     AdminState, Carrier, LinkChange, LinkIndex, Netlink, Netns, PeerName, VethPeer, VethSpec,
     sysctl, tap,
 };
-use nic_model::{LinkName, MacAddr, Mtu, PciPath};
+use nic_model::{LinkName, MacAddr, Mtu, PciPath, VmId};
 use tokio::sync::mpsc;
 
 use self::backend::Backend;
+pub(crate) use self::backend::let_go_for;
 use super::frames::Carrying;
 use crate::netns::network::name_of;
 use crate::netns::trouble::{Doing, Trouble};
@@ -39,6 +40,7 @@ const LOST_MAX: usize = 256;
 /// The links of one VM's NICs.
 #[derive(Debug)]
 pub(super) struct Wiring {
+    vm: VmId,
     vm_number: usize,
     netns: Netns,
     netlink: Netlink,
@@ -73,10 +75,11 @@ enum NicLink {
 struct NoLink(LinkName);
 
 impl Wiring {
-    /// In the namespace of this process, which is the host's, for the VM with this number.
-    pub(super) async fn new(vm_number: usize) -> Result<Self, Trouble> {
+    /// In the namespace of this process, which is the host's, for a VM and the number it has.
+    pub(super) async fn new(vm: VmId, vm_number: usize) -> Result<Self, Trouble> {
         let netns = Netns::own().doing("open the host's namespace")?;
         Ok(Self {
+            vm,
             vm_number,
             netlink: Netlink::connect(&netns)
                 .await
@@ -160,6 +163,7 @@ impl Wiring {
                 mtu: mtu_of(device).doing(&doing)?,
             },
         };
+        self.remove_remains(&name).await?;
         self.netlink.add_veth(pair).await.doing(&doing)?;
         sysctl::disable_ipv6(&self.netns, &name)
             .await
@@ -172,6 +176,15 @@ impl Wiring {
         }
         self.switch(index, AdminState::Up).await.doing(doing)?;
         Ok(NicLink::Pair(index))
+    }
+
+    /// An earlier guest's link goes some time after its namespace.
+    async fn remove_remains(&self, name: &LinkName) -> Result<(), Trouble> {
+        let doing = format!("remove what is left of {name}");
+        match self.netlink.link_by_name(name).await.doing(&doing)? {
+            Some(link) => self.netlink.delete_link(link.index).await.doing(doing),
+            None => Ok(()),
+        }
     }
 
     /// Takes a NIC out: its link disappears, wherever it is. None is fine.

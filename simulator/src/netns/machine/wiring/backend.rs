@@ -4,8 +4,8 @@ use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use linux_network::{AdminState, Errno};
-use nic_model::LinkName;
+use linux_network::{AdminState, Errno, LinkChange, LinkView, Netlink};
+use nic_model::{LinkName, VmId};
 
 use super::Wiring;
 use crate::netns::trouble::{Doing, Trouble};
@@ -29,7 +29,12 @@ impl Wiring {
         let doing = format!("take hold of {link}");
         let name: LinkName = link.parse().doing(&doing)?;
         let index = self.index_of(&name).await?;
-        self.switch(index, AdminState::Up).await.doing(doing)?;
+        let held = LinkChange {
+            alias: Some(self.vm.as_str()),
+            admin: Some(AdminState::Up),
+            ..LinkChange::default()
+        };
+        self.netlink.set_link(index, held).await.doing(doing)?;
         self.backends
             .insert(backend.to_owned(), Backend::Link(name));
         Ok(())
@@ -48,15 +53,38 @@ impl Wiring {
             return Ok(());
         };
         let doing = format!("let go of {name}");
-        let found = self.netlink.link_by_name(&name).await.doing(&doing)?;
-        let Some(link) = found else {
-            return Ok(());
-        };
-        let unredirected = self.netlink.unredirect(link.index).await;
-        unless_gone(unredirected, |error| error.errno()).doing(&doing)?;
-        let switched = self.switch(link.index, AdminState::Down).await;
-        unless_gone(switched, |error| error.errno()).doing(doing)
+        match self.netlink.link_by_name(&name).await.doing(doing)? {
+            Some(link) => release(&self.netlink, &link).await,
+            None => Ok(()),
+        }
     }
+}
+
+/// Lets go of every link that a VM has held until it ended.
+///
+/// # Errors
+/// When the host's kernel does not answer.
+pub(crate) async fn let_go_for(netlink: &Netlink, vm: &VmId) -> Result<(), Trouble> {
+    let doing = format!("let go of the links of {vm}");
+    for link in netlink.links().await.doing(doing)? {
+        if link.alias.as_deref() == Some(vm.as_str()) {
+            release(netlink, &link).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn release(netlink: &Netlink, link: &LinkView) -> Result<(), Trouble> {
+    let doing = format!("let go of {}", link.name);
+    let unredirected = netlink.unredirect(link.index).await;
+    unless_gone(unredirected, |error| error.errno()).doing(&doing)?;
+    let free = LinkChange {
+        alias: Some(""),
+        admin: Some(AdminState::Down),
+        ..LinkChange::default()
+    };
+    let switched = netlink.set_link(link.index, free).await;
+    unless_gone(switched, |error| error.errno()).doing(doing)
 }
 
 fn unless_gone<E: Error + Send + Sync + 'static>(
