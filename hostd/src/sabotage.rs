@@ -86,7 +86,6 @@ mod active {
 
     pub(crate) async fn wait_for_guest() {
         if is(Sabotage::WaitWithLockHeld) {
-            // tidy: sleep because waiting where nobody should is what is wrong on purpose
             tokio::time::sleep(WAIT).await;
         }
     }

@@ -172,7 +172,9 @@ impl NicId {
     #[must_use]
     pub fn from_link_name(name: &str) -> Option<Self> {
         let prefixes = [Self::IFB_PREFIX, Self::PEER_PREFIX, Self::TAP_PREFIX];
-        let mut suffixes = prefixes.iter().filter_map(|prefix| name.strip_prefix(prefix));
+        let mut suffixes = prefixes
+            .iter()
+            .filter_map(|prefix| name.strip_prefix(prefix));
         let suffix = suffixes.next()?;
         format!("{}{suffix}", Self::PREFIX).try_into().ok()
     }

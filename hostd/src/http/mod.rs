@@ -115,7 +115,9 @@ pub fn limit_views(service: &Service) -> Vec<Limit> {
 #[must_use]
 pub fn vm_views(service: &Service) -> Vec<Vm> {
     let vms = view::vms(service, &Caller::Operator);
-    let views = vms.iter().map(|id| view::vm(service, &Caller::Operator, id));
+    let views = vms
+        .iter()
+        .map(|id| view::vm(service, &Caller::Operator, id));
     views.collect()
 }
 

@@ -46,14 +46,12 @@ impl Soak {
         };
         let began = Instant::now();
         let sum = crowd.run(|news| match news {
-            News::Breach(report) => match &report.breach {
-                Some(breach) => say(format_args!(
-                    "seed {}: {breach}\n  {}",
-                    report.seed,
-                    report.command()
-                )),
-                None => {}
-            },
+            News::Breach(report) => {
+                if let Some(breach) = &report.breach {
+                    let (seed, command) = (report.seed, report.command());
+                    say(format_args!("seed {seed}: {breach}\n  {command}"));
+                }
+            }
             News::Progress(sum) => complain(line(&sum, began)),
         })?;
         say(line(&sum, began));

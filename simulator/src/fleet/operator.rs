@@ -1,4 +1,5 @@
-//! One operator for each VM: attaches, detaches and moves its NICs until there is nothing left to do.
+//! One operator for each VM: attaches, detaches and moves its NICs until there is nothing left to
+//! do.
 //!
 //! What hostd has acknowledged is remembered: a NIC that it has promised is there until the end,
 //! whatever dies in between.
@@ -254,7 +255,7 @@ impl Operator {
 
     fn ask(&mut self, wait: Duration) -> Ask {
         self.asked += 1;
-        let token = (self.asked % TOKENS == 0).then(|| {
+        let token = self.asked.is_multiple_of(TOKENS).then(|| {
             let text = format!("{}-{}", self.vm.id(), self.asked);
             text.parse::<ClientToken>()
                 .expect("it is letters and digits")

@@ -32,8 +32,8 @@ struct Ends {
     awaited: BTreeMap<i32, oneshot::Sender<WaitStatus>>,
     /// How many are being started just now.
     starting: usize,
-    /// Of processes that ended while some were being started: one of them may be meant. At any other
-    /// time they are orphans, and their numbers may be given to others.
+    /// Of processes that ended while some were being started: one of them may be meant. At any
+    /// other time they are orphans, and their numbers may be given to others.
     unclaimed: BTreeMap<i32, WaitStatus>,
 }
 

@@ -136,10 +136,10 @@ impl<S> ChannelEnd<S> {
     fn consult(&mut self, operation: &str) -> Option<Effect> {
         let vm = Arc::clone(&self.boundary.vm);
         let effect = self.boundary.stage.consult(operation, Some(&vm), None)?;
-        match effect {
-            Effect::Stall => self.state = State::Stalled,
-            Effect::Cut(_) => self.state = State::Cut,
-            _ => {}
+        if effect == Effect::Stall {
+            self.state = State::Stalled;
+        } else if matches!(effect, Effect::Cut(_)) {
+            self.state = State::Cut;
         }
         Some(effect)
     }

@@ -130,6 +130,7 @@ impl Life {
     }
 
     /// Goes on only if this life does.
+    // tidy: bool because it is the answer of `begins_effect` and `ends_effect`, passed on
     pub async fn or_never(&self, goes_on: bool) {
         if !goes_on || self.is_over() {
             std::future::pending::<()>().await;

@@ -1,4 +1,5 @@
-//! World `sim`: hosts, VMs and guests in one process, on one thread, in virtual time, from one seed.
+//! World `sim`: hosts, VMs and guests in one process, on one thread, in virtual time, from one
+//! seed.
 //!
 //! ```text
 //!   Sim ─┬─ Host ─┬─ Life ── hostd's own core: admission, workers, QMP client, agent protocol

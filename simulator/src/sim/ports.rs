@@ -1,4 +1,5 @@
-//! The host ends of NICs in memory: taps, their filters, the bridges they are in, and who holds them.
+//! The host ends of NICs in memory: taps, their filters, the bridges they are in, and who holds
+//! them.
 //!
 //! ```text
 //!   make:    tap down ─► no IPv6 ─► rates ─► into the bridge ─► filters ─► up     one effect each
@@ -6,9 +7,9 @@
 //!   remove:  down ─► out ─► (the kernel takes 15 ms) ─► gone
 //! ```
 //!
-//! A tap outlives whoever made it, and knows whether anybody holds one of its queues. What may never
-//! be is noted the moment it happens, since a look from outside could come too late: a tap that is up
-//! in a network without its filters, one that is removed under a QEMU that holds it.
+//! A tap outlives whoever made it, and knows whether anybody holds one of its queues. What may
+//! never be is noted the moment it happens, since a look from outside could come too late: a tap
+//! that is up in a network without its filters, one that is removed under a QEMU that holds it.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -65,13 +65,11 @@ impl Stage {
     }
 
     /// The trace so far.
-    #[must_use]
     pub fn trace(&self) -> MutexGuard<'_, Trace> {
         lock(&self.trace)
     }
 
     /// The rules in force.
-    #[must_use]
     pub fn rules(&self) -> MutexGuard<'_, Rulebook> {
         lock(&self.rules)
     }

@@ -1,5 +1,5 @@
-//! A client of hostd's that does as a client should: asks with a token, asks again with the same one
-//! when the connection breaks or hostd says that it cannot now, and waits until it is done.
+//! A client of hostd's that does as a client should: asks with a token, asks again with the same
+//! one when the connection breaks or hostd says that it cannot now, and waits until it is done.
 
 use std::time::Duration;
 

@@ -87,6 +87,10 @@ fn plain(outcome: Outcome) -> Outcome {
         Outcome::Problem(ProblemCode::ContainerDied | ProblemCode::TargetChanged) => {
             Outcome::Problem(ProblemCode::TargetGone)
         }
-        other => other,
+        Outcome::InUse
+        | Outcome::Available
+        | Outcome::Deleted
+        | Outcome::UnderWay
+        | Outcome::Problem(_) => outcome,
     }
 }

@@ -185,10 +185,8 @@ fn requests(chance: &mut Chance, model: &Model, nic: NicKey) -> Candidates {
     let nowhere = standing == Standing::Nowhere;
     let inside = matches!(standing, Standing::In { .. });
     let stuck = matches!(standing, Standing::Stuck { .. });
-    let create = match standing {
-        Standing::Absent => vec![ask(40, Request::Create(nic))],
-        _ => vec![],
-    };
+    let absent = standing == Standing::Absent;
+    let create = absent.then_some(ask(40, Request::Create(nic)));
     let eject = (inside || stuck).then_some((6, Operation::Happen(Happening::Eject(nic))));
     let others = [
         ask(is(nowhere, 60, 2), Request::Attach(nic, spot)),

@@ -1,9 +1,9 @@
 //! What can be made to go wrong without changing where things end.
 //!
 //! Left out is what a guest or hypervisor may rightly answer an attach with: there the model would
-//! have to know of it; and a monitor that never answers again, which nothing can be done about. What
-//! is refused or fails here is asked for again by hostd itself, or by a
-//! client that does as it is told.
+//! have to know of it; and a monitor that never answers again, which nothing can be done about.
+//! What is refused or fails here is asked for again by hostd itself, or by a client that does as it
+//! is told.
 
 use std::time::Duration;
 

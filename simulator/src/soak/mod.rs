@@ -1,18 +1,18 @@
-//! Random worlds, each held against the reference model: what happens, what goes wrong meanwhile and
-//! how long everything takes is drawn from one seed.
+//! Random worlds, each held against the reference model: what happens, what goes wrong meanwhile
+//! and how long everything takes is drawn from one seed.
 //!
 //! ```text
-//!   seed ──► Plan, Steps ──► Rig ── performs a step, with its troubles ──► Sim: hostd, QEMUs, guests
-//!                             │                                             │
-//!                             ├── the model performs it too                 ▼
+//!   seed ─► Plan, Steps ─► Rig ── performs a step, with its troubles ─► Sim: hostd, QEMUs, guests
+//!                             │                                          │
+//!                             ├── the model performs it too              ▼
 //!                             └── compares: outcome, where each NIC ends, how long it took;
 //!                                 and has the oracle judge the whole, under way and at rest
 //! ```
 //!
-//! Troubles are what must not change where things end: a hostd that is killed at any of its effects,
-//! connections cut, answers and events lost, late, twice or out of order, agents that die in mid
-//! bind, slow disks, clients that ask twice. A run is a pure function of its seed; what is found is
-//! replayed by that number alone.
+//! Troubles are what must not change where things end: a hostd that is killed at any of its
+//! effects, connections cut, answers and events lost, late, twice or out of order, agents that die
+//! in mid bind, slow disks, clients that ask twice. A run is a pure function of its seed; what is
+//! found is replayed by that number alone.
 
 mod bounds;
 mod cast;

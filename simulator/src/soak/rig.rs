@@ -1,7 +1,7 @@
 //! Performs steps in a world, and holds each against the model.
 //!
 //! ```text
-//!   still right? ─► troubles on ─► operations ─► what were clients told? ─► at rest in time? ─► pause
+//!   still right? ─► troubles on ─► operations ─► what were clients told? ─► at rest? ─► pause
 //!                        │              │
 //!                        └ hostd dies and comes back; the oracle judges at random moments
 //! ```
@@ -178,7 +178,12 @@ impl Rig {
     async fn kill_agents(&self, step: &Step, end: &Model) -> Breach {
         let deaths = step.troubles.iter().filter_map(|trouble| match trouble {
             Trouble::AgentDies { vm, after } => Some((*vm, *after)),
-            _ => None,
+            Trouble::Kill(_)
+            | Trouble::PowerLoss(_)
+            | Trouble::Mischief(_)
+            | Trouble::Twice { .. }
+            | Trouble::Impatience
+            | Trouble::ClockJump { .. } => None,
         });
         join_all(deaths.map(async |(vm, after)| {
             sleep(after).await;
@@ -310,7 +315,12 @@ impl Rig {
         };
         let later = step.troubles.iter().find_map(|trouble| match trouble {
             Trouble::Twice { later } => Some(*later),
-            _ => None,
+            Trouble::Kill(_)
+            | Trouble::PowerLoss(_)
+            | Trouble::Mischief(_)
+            | Trouble::AgentDies { .. }
+            | Trouble::Impatience
+            | Trouble::ClockJump { .. } => None,
         });
         let Some(later) = later else {
             return Ok(customer.ask(&wish).await);

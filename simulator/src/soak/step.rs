@@ -1,5 +1,5 @@
-//! One step of a world: what is done in it, and what goes wrong meanwhile. Plain data, so that a run
-//! can be written down, shortened and run again.
+//! One step of a world: what is done in it, and what goes wrong meanwhile. Plain data, so that a
+//! run can be written down, shortened and run again.
 
 use std::time::Duration;
 
@@ -171,8 +171,8 @@ fn is_possible(model: &Model, operation: &Operation) -> bool {
 }
 
 /// Whether operations can be done at once such that any order of them tells how it ends: each on a
-/// NIC or VM of its own, and no two after the same last place, since a place is reserved for a while
-/// also by a request that comes to nothing.
+/// NIC or VM of its own, and no two after the same last place, since a place is reserved for a
+/// while also by a request that comes to nothing.
 fn are_apart(model: &Model, operations: &[Operation]) -> bool {
     let mut nics: Vec<NicKey> = operations.iter().filter_map(nic_of).collect();
     let mut vms: Vec<VmKey> = operations.iter().filter_map(happens_in).collect();
@@ -189,7 +189,19 @@ fn are_apart(model: &Model, operations: &[Operation]) -> bool {
             .count()
     };
     let fits = super::vm_keys().all(|vm| coming(vm) <= model.room_in(vm));
-    nics.len() + vms.len() == count && fits && !operations.iter().any(ejects)
+    nics.len() + vms.len() == count
+        && fits
+        && !operations.iter().any(ejects)
+        && !vms_to_lose(operations).any(|vm| model.keeps_devices(vm) && coming(vm) > 0)
+}
+
+/// VMs whose agent ends. What is on its way there then may have been plugged or not, which counts
+/// where the guest keeps devices.
+fn vms_to_lose(operations: &[Operation]) -> impl Iterator<Item = VmKey> {
+    operations.iter().filter_map(|operation| match operation {
+        Operation::Happen(Happening::StopAgent(vm)) => Some(*vm),
+        Operation::Ask(_) | Operation::Happen(_) => None,
+    })
 }
 
 fn nic_of(operation: &Operation) -> Option<NicKey> {

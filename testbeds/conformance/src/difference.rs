@@ -36,7 +36,17 @@ fn sent(step: &What) -> String {
             let text: String = String::from_utf8_lossy(bytes).chars().take(300).collect();
             format!("{text:?}")
         }
-        step => format!("{step:?}"),
+        What::Until { event, device } => {
+            let about = device.as_deref().unwrap_or_default();
+            format!("until {event} {about}")
+        }
+        What::Raw
+        | What::Connect
+        | What::Quiet
+        | What::Descriptor(_)
+        | What::Probed(_)
+        | What::Pass(_)
+        | What::End => format!("{step:?}"),
     }
 }
 

@@ -1,9 +1,9 @@
 #!/bin/busybox sh
-# Keeps guest-agent, with the arguments that this is given, running for as long as /run/agent/enabled exists, and starts it again at once
-# when it dies: what systemd's Restart=always does on a real guest.
-# /run/agent/pid is its process, /run/agent/log what it said.
-# /run/agent/ended has the exit status of its last life. Where /run/agent/failpoints exists it
-# looks, at each of its steps, whether /run/agent/failpoint names that as the one to die at.
+# Keeps guest-agent, with the arguments that this is given, running for as long as
+# /run/agent/enabled exists, and starts it again at once when it dies: what systemd's Restart=always
+# does on a real guest. /run/agent/pid is its process, /run/agent/log what it said. /run/agent/ended
+# has the exit status of its last life. Where /run/agent/failpoints exists it looks, at each of its
+# steps, whether /run/agent/failpoint names that as the one to die at.
 #
 # What a guest that is not booted by init.sh says in the environment:
 #   NICFERRY_AGENT_START=start|absent|delayed:SECONDS   as on the kernel's command line there

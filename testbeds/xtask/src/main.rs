@@ -14,6 +14,7 @@ mod demo;
 mod harness;
 mod process;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -46,6 +47,10 @@ enum Command {
     Bench(bench::Arguments),
     /// Holds what is simulated against the real thing
     Conformance(conformance::Arguments),
+    /// Runs random worlds, one for each seed, and holds each against the reference model
+    Soak(soak::Arguments),
+    /// Runs the world of one seed again, and shows what happens in it
+    Replay(soak::Replay),
     /// Runs every test and ends with `N passed, N failed, N skipped`
     Test(test::Arguments),
 }
@@ -69,6 +74,8 @@ fn run(command: &Command) -> anyhow::Result<Verdict> {
         Command::Tidy => tidy::run(),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Conformance(arguments) => conformance::run(arguments),
+        Command::Soak(arguments) => soak::run(arguments),
+        Command::Replay(arguments) => soak::replay(arguments),
         Command::Test(arguments) => test::run(arguments),
     }
 }

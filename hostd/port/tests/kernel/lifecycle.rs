@@ -443,7 +443,10 @@ async fn ports_are_listed_by_their_links_and_nothing_else_is() {
     for view in &found {
         assert_eq!(ports.port(&view.nic).await.unwrap().as_ref(), Some(view));
     }
-    assert_eq!(ports.port(&NicId::from_random([3; 10])).await.unwrap(), None);
+    assert_eq!(
+        ports.port(&NicId::from_random([3; 10])).await.unwrap(),
+        None
+    );
     assert_eq!(found, [port, leftover]);
 }
 

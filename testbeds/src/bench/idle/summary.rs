@@ -162,8 +162,8 @@ fn notes() -> Vec<String> {
          namespace; QEMUs and guests with their agents are in another process, behind unix sockets",
         "processor time is what the scheduler has counted for all threads of hostd, in user space \
          and in the kernel; a wait is a voluntary context switch",
-        "rss_mib and cpu_percent are those of the last stage, a hostd that was started over all its \
-         NICs in use and left alone",
+        "rss_mib and cpu_percent are those of the last stage, a hostd that was started over all \
+         its NICs in use and left alone",
     ]
     .map(str::to_owned)
     .to_vec()

@@ -179,8 +179,8 @@ impl Case {
             let spent = rounds.iter().map(|round| side(round).efforts.of(name).cpu);
             per(spent.sum(), attaches)
         };
-        let (hostd, engine): (fn(&Round) -> &Side, fn(&Round) -> &Side) =
-            (|round| &round.hostd, |round| &round.engine);
+        let hostd: fn(&Round) -> &Side = |round| &round.hostd;
+        let engine: fn(&Round) -> &Side = |round| &round.engine;
         let batches = rounds.iter().map(|round| round.batches).sum();
         Ok(Self {
             way,
@@ -249,11 +249,12 @@ impl Summary {
     /// As Markdown.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut table = "| clients | way | attaches/s | engine's bound/s | share | attach p50 ms | \
-                         p99 ms | commits alone p50 ms | batches a sync | CPU µs an attach: hostd + \
-                         journal + around | CPUs busy |\n\
+        let mut table =
+            "| clients | way | attaches/s | engine's bound/s | share | attach p50 ms | \
+                         p99 ms | commits alone p50 ms | batches a sync | CPU µs an attach: \
+                         hostd + journal + around | CPUs busy |\n\
                          |---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-            .to_owned();
+                .to_owned();
         for case in &self.cases {
             row(&mut table, case);
         }
@@ -312,8 +313,8 @@ fn notes() -> Vec<String> {
         "attaches_per_s, bound_per_s and share are those of the case that came nearest to the \
          bound; a figure of a case is the median of its rounds",
         "QEMUs, guests with their agents and clients of the API compute on a thread of this very \
-         process, and guests probe at once: what they take of the processors hostd cannot have, and \
-         the engine's rounds are spared it",
+         process, and guests probe at once: what they take of the processors hostd cannot have, \
+         and the engine's rounds are spared it",
     ]
     .map(str::to_owned)
     .to_vec()

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   container's link ─► route, next hop ─► tap open? ─► bridge learns ─┬─► the host's own address
-//!                                                                      └─► tap open? ─► a link that
-//!                                                                          has the address
+//!                                                                      └─► tap open? ─► a link
+//!                                                                          with the address
 //! ```
 
 use std::cell::RefCell;
