@@ -3,8 +3,9 @@
 use crate::common::{index, ip, netns_with_pair};
 use linux_network::{
     AdminState, Carrier, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink, Netns,
+    PeerName, VethPeer, VethSpec,
 };
-use nic_model::{IpNet, Route};
+use nic_model::{IpNet, MacAddr, Mtu, Route};
 
 const UP: LinkChange<'_> = LinkChange {
     move_to: None,
@@ -318,4 +319,33 @@ async fn many_lists_at_once_all_arrive() {
     for list in lists {
         assert_eq!(list.unwrap().len(), 63);
     }
+}
+
+#[tokio::test]
+async fn a_pair_reaches_into_another_namespace_and_goes_with_either_end() {
+    let (host, guest) = (Netns::unnamed().unwrap(), Netns::unnamed().unwrap());
+    let netlink = Netlink::connect(&host).await.unwrap();
+    let inside = Netlink::connect(&guest).await.unwrap();
+    let (near, mac) = ("hw0".parse().unwrap(), MacAddr::local([0, 0, 0, 0, 7]));
+    let pair = VethSpec {
+        name: &near,
+        mtu: Some(Mtu::try_from(9000).unwrap()),
+        peer: VethPeer {
+            name: PeerName::NextEthernet,
+            netns: Some(&guest),
+            mac: Some(mac),
+            mtu: None,
+        },
+    };
+
+    netlink.add_veth(pair).await.unwrap();
+    let again = netlink.add_veth(pair).await.unwrap_err();
+
+    let eth0 = "eth0".parse().unwrap();
+    let far = inside.link_by_name(&eth0).await.unwrap().unwrap();
+    let near = netlink.link_by_name(&near).await.unwrap().unwrap();
+    assert_eq!((far.mac, far.mtu, near.mtu), (Some(mac), 1500, 9000));
+    assert_eq!(again.errno(), Some(Errno::EXIST));
+    netlink.delete_link(near.index).await.unwrap();
+    assert_eq!(inside.link_by_name(&eth0).await.unwrap(), None);
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use linux_network::tap::{self, AttachTapError, TapSpec};
-use linux_network::{Carrier, LinkView, Netlink, Netns, remove_links};
+use linux_network::{Carrier, LinkChange, LinkView, Netlink, Netns, remove_links};
 use nic_model::LinkName;
 
 use crate::common::ip;
@@ -132,4 +132,44 @@ async fn a_link_that_cannot_be_removed_is_named() {
     let refused = remove_links(&netns, loopback, ()).await;
 
     assert_eq!(refused.unwrap_err().to_string(), "failed to delete link lo");
+}
+
+#[tokio::test]
+async fn a_plugged_tap_is_named_as_a_drivers_link_and_goes_with_its_descriptor_from_anywhere() {
+    let (machine, container) = (Netns::unnamed().unwrap(), Netns::unnamed().unwrap());
+    let inside = Netlink::connect(&container).await.unwrap();
+    let (first, eth0) = tap::plug_in(&machine).await.unwrap();
+    let (_second, eth1) = tap::plug_in(&machine).await.unwrap();
+    assert_eq!((eth0.as_str(), eth1.as_str()), ("eth0", "eth1"));
+    let netlink = Netlink::connect(&machine).await.unwrap();
+    let link = netlink.link_by_name(&eth0).await.unwrap().unwrap();
+    let over = LinkChange {
+        move_to: Some(&container),
+        ..LinkChange::default()
+    };
+    netlink.set_link(link.index, over).await.unwrap();
+    assert!(inside.link_by_name(&eth0).await.unwrap().is_some());
+
+    drop(first);
+
+    assert_eq!(inside.link_by_name(&eth0).await.unwrap(), None);
+    assert!(netlink.link_by_name(&eth1).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_tap_can_be_held_without_a_carrier() {
+    let netns = Netns::unnamed().unwrap();
+    let netlink = Netlink::connect(&netns).await.unwrap();
+    let (queue, name) = tap::plug_in(&netns).await.unwrap();
+    let far_end = async || {
+        let link = netlink.link_by_name(&name).await.unwrap();
+        link.unwrap().far_end
+    };
+    assert_eq!(far_end().await, Carrier::Present);
+
+    tap::set_carrier(&queue, Carrier::Absent).unwrap();
+    assert_eq!(far_end().await, Carrier::Absent);
+
+    tap::set_carrier(&queue, Carrier::Present).unwrap();
+    assert_eq!(far_end().await, Carrier::Present);
 }
