@@ -73,7 +73,10 @@ fn lossy_channel(way: &'static str) -> Scenario {
             let nic = nic.await?;
             match nic.state {
                 NicState::InUse => is_usable(&vm, &container, &nic).await?,
-                _ => has_left(bed, &vm, &container, &nic).await?,
+                NicState::Available
+                | NicState::Attaching
+                | NicState::Detaching
+                | NicState::Deleting => has_left(bed, &vm, &container, &nic).await?,
             }
             retire(&client, &nic.id).await?;
             vm.guest.kill_container(&container).await?;

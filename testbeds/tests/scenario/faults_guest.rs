@@ -219,7 +219,10 @@ async fn a_nic_that_leaves_while_it_is_being_bound(bed: &Bed) -> Result<()> {
         match nic.state {
             // It was plugged in anew, by a hostd that saw it gone before the agent had it.
             NicState::InUse => is_usable(&vm, &container, &nic).await?,
-            _ => has_left(bed, &vm, &container, &nic).await?,
+            NicState::Available
+            | NicState::Attaching
+            | NicState::Detaching
+            | NicState::Deleting => has_left(bed, &vm, &container, &nic).await?,
         }
         retire(&client, &nic.id).await?;
         vm.guest.kill_container(&container).await?;
