@@ -73,7 +73,7 @@ fn width(member: &str) -> Width {
         "hubid" => Width::Int32,
         "queues" | "poll-us" => Width::Uint32,
         "to" => Width::Uint16,
-        "sndbuf" | "txcookie" | "rxcookie" | "offset" => Width::Uint64,
+        "sndbuf" | "txcookie" | "rxcookie" | "offset" | "max-bandwidth" => Width::Uint64,
         _ => Width::Int64,
     }
 }

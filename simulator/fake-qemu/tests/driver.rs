@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use fake_qemu::driver::{Ending, LetsGo};
-use fake_qemu::{GuestAct, HotplugMode, Profile, Start};
+use fake_qemu::{GuestAct, HardwareAddress, HotplugMode, Profile, Start};
 use misbehaviour::Speed;
 use nic_model::PciSlot;
 use serde_json::json;
@@ -59,6 +59,30 @@ async fn a_guest_may_take_a_device_out_unasked_or_say_no() {
     let path = "02.0/00.0".parse().unwrap();
     qemu.act(GuestAct::Ejected { path });
     client.ask("device_add", nic("net0")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_changes_its_mac_is_told_of_once_until_somebody_asks() {
+    let qemu = start_plain(hardware(), LetsGo::Never);
+    let mut client = Client::negotiated(&qemu).await;
+    client.plug().await;
+    let set_mac = |last| GuestAct::SetMac {
+        path: "02.0/00.0".parse().unwrap(),
+        mac: HardwareAddress([2, 0, 0, 0, 0, last]),
+    };
+
+    qemu.act(set_mac(1));
+    qemu.act(set_mac(2));
+    let changed = client.next().await;
+    let filter = client.ask("query-rx-filter", json!({})).await;
+    qemu.act(set_mac(3));
+    let again = client.next().await;
+
+    assert_eq!(changed["data"]["name"], "net0");
+    assert_eq!(filter[0]["main-mac"], "02:00:00:00:00:02");
+    assert_eq!(again["event"], "NIC_RX_FILTER_CHANGED");
+    let property = json!({"path": "/machine/peripheral/net0", "property": "mac"});
+    assert_eq!(client.ask("qom-get", property).await, "5a:00:00:00:00:01");
 }
 
 #[tokio::test(start_paused = true)]

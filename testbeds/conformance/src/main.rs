@@ -31,10 +31,10 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Qmp { filter } => {
             let report = compare_all(&filter)?;
-            writeln!(out, "{report}")?;
             if filter.is_empty() {
-                writeln!(out, "{}", python::session()?)?;
+                writeln!(out, "{}\n", python::session()?)?;
             }
+            writeln!(out, "{report}")?;
             Ok(match report.agrees() {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,

@@ -23,6 +23,7 @@ pub(crate) enum Mask {
     FirmwareResets,
     Digits,
     DeletionTime,
+    MigrationProgress,
 }
 
 impl Mask {
@@ -31,6 +32,9 @@ impl Mask {
             Self::DeletionTime => {
                 "whether DEVICE_DELETED comes just before or just behind the answer: it comes when \
                  the last reader of the device's memory is through (RCU)"
+            }
+            Self::MigrationProgress => {
+                "statistics of a migration, and whether it is still being set up or cancelled"
             }
             Self::Digits => "floating-point numbers beyond 12 digits: rounding of the reader here",
             Self::Timestamps => "timestamps of events: the two run one after the other",
@@ -129,6 +133,7 @@ fn mask_message(message: &mut Value, command: &str, masks: &mut BTreeSet<Mask>) 
                 masks.insert(Mask::ObjectOrder);
             }
         }
+        "query-migrate" => mask_migration(message, masks),
         "query-pci" => mask_placement(message, masks),
         "query-chardev" => mask_chardevs(message, masks),
         _ => {}
@@ -136,6 +141,22 @@ fn mask_message(message: &mut Value, command: &str, masks: &mut BTreeSet<Mask>) 
     mask_texts(message, masks);
     if matches!(command, "add-fd" | "query-fdsets") {
         mask_fields(message, &["fd"], Mask::DescriptorNumbers, masks);
+    }
+}
+
+fn mask_migration(message: &mut Value, masks: &mut BTreeSet<Mask>) {
+    let Some(Value::Object(answer)) = message.get_mut("return") else {
+        return;
+    };
+    answer.retain(|field, _| field == "status");
+    if let Some(status) = answer.get_mut("status") {
+        masks.insert(Mask::MigrationProgress);
+        let settled = match status.as_str() {
+            Some("setup") => "active",
+            Some("cancelling") => "cancelled",
+            _ => return,
+        };
+        *status = settled.into();
     }
 }
 

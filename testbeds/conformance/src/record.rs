@@ -25,7 +25,7 @@ use crate::session::Session;
 const FILE: &str = "simulator/fake-qemu/data/qemu-7.2.json";
 
 /// The commands fake-qemu knows.
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 35] = [
     "add-fd",
     "announce-self",
     "closefd",
@@ -34,6 +34,9 @@ const COMMANDS: [&str; 32] = [
     "device_del",
     "getfd",
     "human-monitor-command",
+    "migrate",
+    "migrate-set-parameters",
+    "migrate_cancel",
     "netdev_add",
     "netdev_del",
     "qmp_capabilities",

@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 /// Every transcript there is.
-pub const ALL: [(&str, &str); 14] = [
+pub const ALL: [(&str, &str); 16] = [
     (
         "negotiation",
         include_str!("../transcripts/negotiation.qmp"),
@@ -45,6 +45,11 @@ pub const ALL: [(&str, &str); 14] = [
     ("device_add", include_str!("../transcripts/device_add.qmp")),
     ("device_del", include_str!("../transcripts/device_del.qmp")),
     ("run_state", include_str!("../transcripts/run_state.qmp")),
+    (
+        "out_of_band",
+        include_str!("../transcripts/out_of_band.qmp"),
+    ),
+    ("migration", include_str!("../transcripts/migration.qmp")),
     (
         "removal_running",
         include_str!("../transcripts/removal_running.qmp"),

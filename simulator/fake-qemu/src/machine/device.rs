@@ -49,6 +49,9 @@ pub struct Device {
     pub(super) properties: BTreeMap<&'static str, Value>,
     /// For NICs.
     pub(super) mac: Option<HardwareAddress>,
+    /// What the guest has made of it.
+    pub(super) guest_mac: Option<HardwareAddress>,
+    pub(super) rx_filter: RxFilter,
     /// An open request to let go of it.
     pub(super) asked: Option<Expiry>,
 }
@@ -66,7 +69,7 @@ impl Device {
         self.driver_name
     }
 
-    /// Its MAC, where it is a NIC.
+    /// The MAC it was made with, where it is a NIC.
     #[must_use]
     pub fn mac(&self) -> Option<HardwareAddress> {
         self.mac
@@ -86,6 +89,13 @@ impl Device {
             None => false,
         }
     }
+}
+
+/// Whether somebody has asked since the guest last changed what a NIC lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RxFilter {
+    Seen,
+    Changed,
 }
 
 /// Power of a slot, as the guest's native hot-plug driver sets it.

@@ -143,6 +143,7 @@ impl<D> Machine<D> {
             "closefd" => done(self.closefd(monitor, text("fdname"))),
             "add-fd" => self.add_fd(monitor, arguments),
             "remove-fd" => done(self.remove_fd(arguments)),
+            "query-rx-filter" => self.query_rx_filter(arguments),
             _ => self.run_on_machine(request, now),
         }
     }
@@ -150,6 +151,13 @@ impl<D> Machine<D> {
     /// Commands about the machine as a whole.
     fn run_on_machine(&mut self, request: &Request<'_>, now: Duration) -> Result<Value, Refusal> {
         match request.command {
+            "migrate" => {
+                let uri = request.arguments.get("uri").and_then(Value::as_str);
+                self.migrate(uri.unwrap_or_default())?;
+            }
+            "migrate_cancel" => self.end_migration(),
+            // Accepted: nothing is migrated at any speed.
+            "migrate-set-parameters" => {}
             "stop" => self.stop(now),
             "cont" => self.cont(now)?,
             "system_reset" => self.announce_reset(Reason::HostReset, now),

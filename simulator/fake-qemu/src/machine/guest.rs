@@ -164,7 +164,7 @@ impl<D> Machine<D> {
         self.event("DEVICE_UNPLUG_GUEST_ERROR", Some(data), now);
     }
 
-    fn key_at(&self, path: &PciPath) -> Option<DeviceKey> {
+    pub(super) fn key_at(&self, path: &PciPath) -> Option<DeviceKey> {
         let found = self
             .devices
             .iter()

@@ -31,6 +31,7 @@ mod property;
 mod queries;
 mod refusal;
 mod run_state;
+mod rx_filter;
 mod unplug;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -110,7 +111,7 @@ impl<D> Machine<D> {
             hardware,
             clock: Clock::new(run_state, now),
             run_state,
-            migration: Migration::Idle,
+            migration: Migration::None,
             monitors: BTreeMap::new(),
             descriptor_sets: BTreeMap::new(),
             next_descriptor: monitor::FIRST_DESCRIPTOR,

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::device::DeviceKey;
 use super::guest::GuestSignal;
+use super::hardware_address::HardwareAddress;
 use super::monitor::MonitorId;
 use super::network_text;
 use super::refusal::Refusal;
@@ -101,7 +102,7 @@ pub(super) struct Nic {
     key: DeviceKey,
     /// Its device's id, or its kind and a number.
     name: String,
-    pub(super) first_line: String,
+    first_line: String,
     queues: usize,
     carrier: Carrier,
     backend: NicBackend,
@@ -206,6 +207,13 @@ impl<D> Network<D> {
     fn free_name(&self, kind: &str) -> String {
         let own = |nic: &&Nic| nic.first_line.starts_with(&format!("model={kind},"));
         format!("{kind}.{}", self.nics().filter(own).count())
+    }
+
+    /// Its line shows the MAC the guest has given it.
+    pub(super) fn describe_nic(&mut self, key: &DeviceKey, kind: &str, mac: HardwareAddress) {
+        if let Some(nic) = self.nics_mut().find(|nic| nic.key == *key) {
+            nic.first_line = format!("model={kind},macaddr={mac}");
+        }
     }
 
     pub(super) fn remove_nic(&mut self, key: &DeviceKey) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::Machine;
-use super::device::{Device, DeviceKey, driver};
+use super::device::{Device, DeviceKey, RxFilter, driver};
 use super::guest::GuestSignal;
 use super::hardware_address::HardwareAddress;
 use super::network::is_well_formed;
@@ -55,6 +55,8 @@ impl<D> Machine<D> {
             devfn: 0,
             properties: BTreeMap::new(),
             mac: None,
+            guest_mac: None,
+            rx_filter: RxFilter::Seen,
             asked: None,
         };
         let settings = self.settings(&device, &options)?;

@@ -28,7 +28,6 @@ impl<D> Machine<D> {
             "query-chardev" => Ok(self.query_chardev()),
             "query-fdsets" => Ok(self.query_fdsets()),
             "query-pci" => Ok(self.query_pci()),
-            "query-rx-filter" => self.query_rx_filter(text("name")),
             "qom-list" => self.qom_list(text("path").unwrap_or("")),
             "qom-get" => self.qom_get(text("path").unwrap_or(""), text("property").unwrap_or("")),
             "human-monitor-command" => self.human_monitor(arguments),
@@ -45,46 +44,6 @@ impl<D> Machine<D> {
             json!({"frontend-open": true, "filename": "unix", "label": label})
         };
         self.monitors.keys().map(monitor).collect()
-    }
-
-    fn query_rx_filter(&self, name: Option<&str>) -> Result<Value, Refusal> {
-        let Some(name) = name else {
-            let nics = self.network.nics();
-            return Ok(nics.filter_map(|nic| self.rx_filter(nic)).collect());
-        };
-        if let Some(nic) = self.network.nic(name) {
-            let filter = self.rx_filter(nic).ok_or_else(|| {
-                let text = format!("net client({name}) doesn't support rx-filter querying");
-                Refusal::generic(text)
-            })?;
-            return Ok(json!([filter]));
-        }
-        Err(Refusal::generic(match self.network.backend(name) {
-            Some(_) => format!("net client({name}) isn't a NIC"),
-            None => format!("invalid net client name: {name}"),
-        }))
-    }
-
-    /// What a virtio NIC lets through before its driver has said otherwise
-    /// (`virtio_net_query_rxfilter` in QEMU's `hw/net/virtio-net.c`).
-    fn rx_filter(&self, nic: &super::network::Nic) -> Option<Value> {
-        let device = self.devices.get(nic.key())?;
-        device.driver.virtio_backend()?;
-        let vlans: Vec<u16> = (0..4096).rev().collect();
-        Some(json!({
-            "name": nic.name(),
-            "main-mac": device.mac?.to_string(),
-            "promiscuous": true,
-            "multicast": "normal",
-            "unicast": "normal",
-            "vlan": "all",
-            "broadcast-allowed": false,
-            "multicast-overflow": false,
-            "unicast-overflow": false,
-            "multicast-table": [],
-            "unicast-table": [],
-            "vlan-table": vlans,
-        }))
     }
 
     fn human_monitor(&self, arguments: &Map<String, Value>) -> Result<Value, Refusal> {

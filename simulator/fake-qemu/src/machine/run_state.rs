@@ -21,8 +21,11 @@ pub(super) enum RunState {
 /// Whether a migration is going on, which refuses hot-plug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Migration {
-    Idle,
+    /// There has been none.
+    None,
     Active,
+    Cancelled,
+    Failed,
 }
 
 impl RunState {
@@ -88,8 +91,10 @@ impl<D> Machine<D> {
 
     pub(super) fn query_migrate(&self) -> Value {
         match self.migration {
-            Migration::Idle => json!({}),
+            Migration::None => json!({}),
             Migration::Active => json!({"status": "active"}),
+            Migration::Cancelled => json!({"status": "cancelled"}),
+            Migration::Failed => json!({"status": "failed"}),
         }
     }
 
@@ -100,7 +105,26 @@ impl<D> Machine<D> {
 
     /// The migration is over, and the machine is still here.
     pub fn end_migration(&mut self) {
-        self.migration = Migration::Idle;
+        if self.is_migrating() {
+            self.migration = Migration::Cancelled;
+        }
+    }
+
+    /// `migrate`: it begins, and goes on until it is cancelled, since nobody is there to migrate
+    /// to.
+    pub(super) fn migrate(&mut self, uri: &str) -> Result<(), Refusal> {
+        if self.is_migrating() {
+            let text = "There's a migration process in progress";
+            return Err(Refusal::generic(text));
+        }
+        // `qmp_migrate` in QEMU's `migration/migration.c`.
+        let protocols = ["tcp:", "unix:", "vsock:", "exec:", "fd:"];
+        if !protocols.iter().any(|protocol| uri.starts_with(protocol)) {
+            self.migration = Migration::Failed;
+            return Err(Refusal::expects("uri", "a valid migration protocol"));
+        }
+        self.begin_migration();
+        Ok(())
     }
 
     pub(super) fn is_migrating(&self) -> bool {

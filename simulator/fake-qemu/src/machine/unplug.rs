@@ -15,7 +15,6 @@ use serde_json::json;
 use super::Machine;
 use super::device::{DeviceKey, SlotPower};
 use super::guest::GuestSignal;
-use super::hardware_address::HardwareAddress;
 use super::refusal::Refusal;
 use crate::hardware::PortHotplug;
 use crate::profile::HotplugMode;
@@ -116,30 +115,5 @@ impl<D> Machine<D> {
     fn path_of(&self, key: &DeviceKey) -> Option<PciPath> {
         let device = self.devices.get(key)?;
         self.guest_path(device.port, device.devfn)
-    }
-
-    pub(super) fn guest_set_mac(&mut self, path: &PciPath, mac: HardwareAddress, now: Duration) {
-        let ports = &self.hardware.root_ports;
-        let is_it = |device: &&super::device::Device| {
-            let place = [ports[device.port].slot];
-            path.slots().starts_with(&place) && device.mac.is_some()
-        };
-        let Some(key) = self
-            .devices
-            .iter()
-            .find(is_it)
-            .map(|device| device.key.clone())
-        else {
-            return;
-        };
-        let Some(device) = self.devices.get_mut(&key) else {
-            return;
-        };
-        device.mac = Some(mac);
-        let data = match key.id() {
-            Some(id) => json!({"name": id, "path": format!("{}/virtio-backend", key.path())}),
-            None => json!({"path": format!("{}/virtio-backend", key.path())}),
-        };
-        self.event("NIC_RX_FILTER_CHANGED", Some(data), now);
     }
 }
