@@ -198,7 +198,9 @@ impl Stream {
                             receiver.try_read(buffer)
                         }
                         // tokio believes that there is nothing, and would not ask the kernel.
-                        Err(_elapsed) => Ok(rustix::io::read(receiver, &mut *buffer)?),
+                        Err(_elapsed) => {
+                            rustix::io::read(receiver, &mut *buffer).map_err(io::Error::from)
+                        }
                     }
                 }
                 Self::Socket(socket) => {
@@ -263,6 +265,23 @@ mod tests {
         }
 
         assert_eq!(find_port(class.path()).unwrap(), Path::new("vport1p2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_on_which_nothing_is_said_stays_open() {
+        let (port, host) = std::os::unix::net::UnixStream::pair().unwrap();
+        port.set_nonblocking(true).unwrap();
+        let port = OwnedFd::from(port);
+        let receiver = pipe::Receiver::from_owned_fd_unchecked(port.try_clone().unwrap()).unwrap();
+        let sender = pipe::Sender::from_owned_fd_unchecked(port).unwrap();
+        let port = Stream::Port { receiver, sender };
+        let mut buffer = [0; 8];
+
+        let nothing = tokio::time::timeout(READ_ANYWAY * 5, port.read(&mut buffer)).await;
+
+        assert!(nothing.is_err(), "it ended: {nothing:?}");
+        io::Write::write_all(&mut &host, b"word").unwrap();
+        assert_eq!(port.read(&mut buffer).await.unwrap(), 4);
     }
 
     #[tokio::test]
