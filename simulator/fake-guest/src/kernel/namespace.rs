@@ -69,7 +69,9 @@ impl Kernel {
         if self.names.contains_key(name) {
             return Err(Errno::EXIST);
         }
-        self.namespaces.get(&netns).ok_or(Errno::NOENT)?;
+        if !self.can_be_entered(netns) {
+            return Err(Errno::NOENT);
+        }
         self.name(netns, name.clone());
         Ok(())
     }
@@ -165,9 +167,15 @@ impl Kernel {
         }
     }
 
+    /// Whether there still is a way into it: what nobody holds any more only waits for its teardown
+    /// (`maybe_get_net` in include/net/net_namespace.h).
+    pub(super) fn can_be_entered(&self, netns: NetnsInode) -> bool {
+        let is_held = |namespace: &Namespace| namespace.holders > 0 || namespace.names > 0;
+        netns == self.own || self.namespaces.get(&netns).is_some_and(is_held)
+    }
+
     fn end_if_unheld(&mut self, netns: NetnsInode) {
-        let is_unheld = |namespace: &Namespace| namespace.holders == 0 && namespace.names == 0;
-        if netns != self.own && self.namespaces.get(&netns).is_some_and(is_unheld) {
+        if !self.can_be_entered(netns) {
             self.after(self.settings.teardown, Timer::Teardown(netns));
         }
     }

@@ -49,7 +49,7 @@ impl Kernel {
             return Err(Errno::EXIST);
         }
         let netns = match netns {
-            Some(netns) if self.namespaces.contains_key(&netns) => netns,
+            Some(netns) if self.can_be_entered(netns) => netns,
             Some(_) => return Err(Errno::NOENT),
             None => self.new_namespace(),
         };
