@@ -18,6 +18,7 @@
 pub mod announce;
 pub mod bridge;
 mod error;
+mod every_link;
 mod namespaces;
 mod netlink;
 mod netns;
@@ -27,6 +28,7 @@ pub mod traffic;
 mod watch;
 
 pub use error::{Errno, NetlinkError};
+pub use every_link::{EveryLinkError, every_link};
 pub use namespaces::{LeaveNamespacesError, NamespaceKind, leave_namespaces};
 pub use netlink::address::{
     AddAddressError, AddressView, DuplicateDetection, ListAddressesError, RemoveAddressError,

@@ -12,7 +12,7 @@ use linux_network::tap::{self, AttachTapError, TapSpec};
 use linux_network::traffic::TokenBucket;
 use linux_network::{
     AdminState as LinkAdmin, Carrier, ConnectNetlinkError, Errno, LinkChange, LinkIndex, LinkView,
-    Netlink, Netns, PeerName, VethPeer, VethSpec, remove_links, sysctl,
+    Netlink, Netns, PeerName, VethPeer, VethSpec, every_link, remove_links, sysctl,
 };
 use nic_model::{LinkName, MacAddr, NicId};
 
@@ -436,7 +436,7 @@ impl Host {
 
     /// Every port of ours, by the names of its links.
     pub(crate) async fn ports(&self) -> Result<Vec<PortView>, Cause> {
-        Ok(ports_among(&self.netlink.links().await?))
+        Ok(ports_among(&every_link(&self.netns).await?))
     }
 
     /// One port, without a look at all the others there may be.

@@ -188,7 +188,7 @@ impl Netlink {
 }
 
 /// A question about links that leaves out their counters, more than half of each answer.
-fn question() -> LinkMessage {
+pub(crate) fn question() -> LinkMessage {
     let mut message = LinkMessage::default();
     message
         .attributes

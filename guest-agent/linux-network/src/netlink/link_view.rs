@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_core::{NLA_F_NESTED, NlaBuffer, NlasIterator, ParseableParametrized};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage};
 use nic_model::MacAddr;
 
 /// A link's number, unique within its network namespace while the link is in it. Moving a link may
@@ -65,9 +66,19 @@ pub struct LinkView {
 
 impl From<LinkMessage> for LinkView {
     fn from(message: LinkMessage) -> Self {
-        let flags = message.header.flags;
-        let mut view = Self {
-            index: LinkIndex(message.header.index),
+        let mut view = Self::new(&message.header);
+        for attribute in message.attributes {
+            view.take(attribute);
+        }
+        view
+    }
+}
+
+impl LinkView {
+    fn new(header: &LinkHeader) -> Self {
+        let flags = header.flags;
+        Self {
+            index: LinkIndex(header.index),
             name: String::new(),
             mac: None,
             mtu: 0,
@@ -82,15 +93,28 @@ impl From<LinkMessage> for LinkView {
             kind: None,
             parent_device: None,
             master: None,
-        };
-        for attribute in message.attributes {
-            view.take(attribute);
         }
-        view
     }
-}
 
-impl LinkView {
+    /// Of a message about a link, without taking apart what is not wanted of it. `None` when it
+    /// is none.
+    pub(crate) fn read(message: &[u8]) -> Option<Self> {
+        let header = LinkHeader::parse(message).ok()?;
+        let mut view = Self::new(&header);
+        for attribute in NlasIterator::new(message.get(HEADER_BYTES..)?) {
+            let attribute = attribute.ok()?;
+            match attribute.kind() & !NLA_F_NESTED {
+                LINK_INFO => view.kind = kind_in(attribute.value()),
+                kind if WANTED.contains(&kind) => {
+                    let family = header.interface_family;
+                    view.take(LinkAttribute::parse_with_param(&attribute, family).ok()?);
+                }
+                _ => {}
+            }
+        }
+        Some(view)
+    }
+
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the kernel tells sixty things more"
@@ -109,6 +133,21 @@ impl LinkView {
             _ => {}
         }
     }
+}
+
+/// `struct ifinfomsg`, and the attributes that a view is made of: `IFLA_ADDRESS`, `IFLA_IFNAME`,
+/// `IFLA_MTU`, `IFLA_MASTER`, `IFLA_IFALIAS`, `IFLA_CARRIER`, `IFLA_PARENT_DEV_NAME`, and within
+/// `IFLA_LINKINFO` `IFLA_INFO_KIND` (include/uapi/linux/{rtnetlink,if_link}.h).
+const HEADER_BYTES: usize = 16;
+const WANTED: [u16; 7] = [1, 3, 4, 10, 20, 33, 56];
+const LINK_INFO: u16 = 18;
+const INFO_KIND: u16 = 1;
+
+fn kind_in(info: &[u8]) -> Option<String> {
+    let mut parts = NlasIterator::new(info).filter_map(Result::ok);
+    let kind = parts.find(|part: &NlaBuffer<&[u8]>| part.kind() == INFO_KIND)?;
+    let text = std::str::from_utf8(kind.value()).ok()?;
+    Some(text.trim_end_matches('\0').to_owned())
 }
 
 fn carrier(flags: LinkFlags) -> Carrier {

@@ -40,7 +40,7 @@ use crate::netns::{Netns, RunInNetnsError};
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How often a list is read before giving up on finding it at rest.
-const LIST_ATTEMPTS: usize = 10;
+pub(crate) const LIST_ATTEMPTS: usize = 10;
 
 /// A connection to the kernel's rtnetlink in one network namespace. Clones share it.
 #[derive(Debug, Clone)]
@@ -199,7 +199,7 @@ async fn read_list<T>(
     Err(NetlinkError::Closed)
 }
 
-fn end_of_list(code: i32) -> Result<(), NetlinkError> {
+pub(crate) fn end_of_list(code: i32) -> Result<(), NetlinkError> {
     if code < 0 {
         let errno = Errno::from_raw_os_error(code.saturating_abs());
         return Err(NetlinkError::Refused {
@@ -210,7 +210,7 @@ fn end_of_list(code: i32) -> Result<(), NetlinkError> {
     Ok(())
 }
 
-fn refusal(answer: &NetlinkMessage<RouteNetlinkMessage>) -> Result<(), NetlinkError> {
+pub(crate) fn refusal(answer: &NetlinkMessage<RouteNetlinkMessage>) -> Result<(), NetlinkError> {
     if let NetlinkPayload::Error(error) = &answer.payload
         && error.code.is_some()
     {

@@ -3,7 +3,7 @@
 use crate::common::{index, ip, netns_with_pair};
 use linux_network::{
     AdminState, Carrier, DuplicateDetection, Errno, LinkChange, LinkIndex, Netlink, Netns,
-    PeerName, VethPeer, VethSpec,
+    PeerName, VethPeer, VethSpec, every_link,
 };
 use nic_model::{IpNet, MacAddr, Mtu, Route};
 
@@ -305,6 +305,21 @@ async fn a_list_read_while_links_come_and_go_is_whole() {
     }
 
     churn.await.unwrap();
+}
+
+#[tokio::test]
+async fn every_link_of_a_crowd_is_seen_as_in_the_usual_list() {
+    let (netns, netlink) = netns_with_pair().await;
+    for number in 0..300 {
+        ip(&netns, &format!("link add many{number} type ifb")).await;
+    }
+    ip(&netns, "link add bridge type bridge").await;
+    ip(&netns, "link set one master bridge alias words up").await;
+
+    let every = every_link(&netns).await.unwrap();
+
+    assert_eq!(every, netlink.links().await.unwrap());
+    assert_eq!(every.len(), 304);
 }
 
 #[tokio::test]
