@@ -29,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::pace::Pace;
 use crate::supervisor::{Course, Supervisor};
 use crate::surroundings::{ChannelStream, Surroundings};
 
@@ -48,6 +49,9 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// How long a session that ended by itself is left ended: not so short that a guest that ends each
 /// at once costs the host a core.
 const RESTART_PAUSE: Duration = Duration::from_millis(10);
+/// How long a guest may leave a frame unread: as for pings that nobody answers, the connection is
+/// over then.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a guest that misbehaved is left alone.
 const PENALTY: Duration = Duration::from_secs(5);
 /// What is kept of one report: the first steps, of which a bind has about ten, the first addresses,
@@ -110,6 +114,7 @@ enum Command {
     Channel(Option<PathBuf>),
     Want(Box<WantedNic>),
     Forget(NicId),
+    GuestReset,
 }
 
 /// The worker's end.
@@ -122,7 +127,12 @@ pub struct AgentHandle {
 impl AgentHandle {
     /// Starts the task; it ends when every handle is dropped.
     #[must_use]
-    pub fn spawn(vm: VmId, supervisor: &Supervisor, surroundings: &Surroundings) -> Self {
+    pub(crate) fn spawn(
+        vm: VmId,
+        supervisor: &Supervisor,
+        surroundings: &Surroundings,
+        pace: &Pace,
+    ) -> Self {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (view_out, view) = watch::channel(AgentView::default());
         let name = format!("the agent's line of VM {vm}");
@@ -134,6 +144,7 @@ impl AgentHandle {
             origin: Instant::now(),
             path: None,
             surroundings: surroundings.clone(),
+            pace: pace.clone(),
         };
         supervisor.spawn(name, Course::UntilDone, link.run());
         Self { commands, view }
@@ -152,6 +163,12 @@ impl AgentHandle {
     /// Takes a NIC out of the declaration.
     pub async fn forget(&self, nic: NicId) {
         self.send(Command::Forget(nic)).await;
+    }
+
+    /// The guest has been reset: whoever answered is gone, and what was said of that boot counts no
+    /// more. The channel itself would tell only when pings go unanswered.
+    pub async fn guest_reset(&self) {
+        self.send(Command::GuestReset).await;
     }
 
     /// What is known now.
@@ -204,6 +221,7 @@ struct AgentLink {
     origin: Instant,
     path: Option<PathBuf>,
     surroundings: Surroundings,
+    pace: Pace,
 }
 
 /// Why a connection to a channel is over.
@@ -306,6 +324,11 @@ impl AgentLink {
                     .send_if_modified(|view| drop_older(view, &id, generation));
                 None
             }
+            Command::GuestReset => {
+                let state = &self.view.borrow().state;
+                let in_session = matches!(state, AgentState::Ready { .. });
+                in_session.then_some(Hangup::Session(CloseReason::Restarted))
+            }
             Command::Forget(nic) => {
                 self.session.forget(&nic);
                 self.view
@@ -323,10 +346,15 @@ impl AgentLink {
         self.session.start(SessionNonce(nonce), self.now());
         let mut outgoing: Option<Outgoing> = None;
         loop {
+            self.session.rest_for(self.pace.ping());
             if outgoing.is_none() {
                 outgoing = self.session.poll_transmit().map(Outgoing::new);
             }
-            let deadline = self.deadline();
+            if outgoing.as_ref().is_some_and(Outgoing::is_overdue) {
+                return Hangup::Broken(io::ErrorKind::TimedOut.into());
+            }
+            let overdue_at = outgoing.as_ref().map(|outgoing| outgoing.overdue_at);
+            let deadline = overdue_at.into_iter().fold(self.deadline(), Instant::min);
             let dropped = self.session.counters().dropped_bytes;
             let (session, now) = (&mut self.session, self.origin.elapsed());
             let receive = |bytes: &[u8]| session.handle_bytes(bytes, now);
@@ -446,11 +474,20 @@ impl AgentLink {
 struct Outgoing {
     frame: Vec<u8>,
     written: usize,
+    overdue_at: Instant,
 }
 
 impl Outgoing {
     fn new(frame: Vec<u8>) -> Self {
-        Self { frame, written: 0 }
+        Self {
+            frame,
+            written: 0,
+            overdue_at: Instant::now() + WRITE_TIMEOUT,
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        Instant::now() >= self.overdue_at
     }
 
     fn poll_write(
@@ -569,6 +606,7 @@ mod tests {
             origin: Instant::now(),
             path: None,
             surroundings: Surroundings::default(),
+            pace: Pace::default(),
         };
         (link, sender)
     }

@@ -200,7 +200,7 @@ impl Board {
     }
 
     /// Tells everybody that a record is new or changed.
-    pub fn nic_changed(&self, record: &NicRecord) {
+    pub fn nic_changed(&self, record: &Arc<NicRecord>) {
         self.nic_known(&record.id);
         let vm = record
             .placement
@@ -209,7 +209,7 @@ impl Board {
         self.publish(
             Some(record.id.clone()),
             vm,
-            Happening::NicChanged(Arc::new(record.clone())),
+            Happening::NicChanged(Arc::clone(record)),
         );
         self.update(&record.id, |live| {
             if !matches!(record.state, NicState::Attaching | NicState::InUse) {

@@ -20,6 +20,7 @@ use crate::board::Board;
 use crate::config::{Config, PortKind};
 use crate::janitor;
 use crate::keeper::Keeper;
+use crate::pace::Pace;
 use crate::ports::HostPorts;
 use crate::service::Service;
 use crate::store::{OpenStoreError, Store};
@@ -60,6 +61,7 @@ pub struct VmHandle {
 #[derive(Default)]
 pub struct VmRegistry {
     vms: Mutex<BTreeMap<VmId, VmHandle>>,
+    pace: Pace,
 }
 
 /// Why hostd did not start.
@@ -244,11 +246,21 @@ impl VmRegistry {
         }
         let (handle, started) = start();
         vms.insert(vm.clone(), handle);
+        self.pace.set_vms(vms.len());
         Some(started)
     }
 
     pub(crate) fn remove(&self, vm: &VmId) {
-        self.lock().remove(vm);
+        let mut vms = self.lock();
+        let removed = vms.remove(vm);
+        self.pace.set_vms(vms.len());
+        drop(vms);
+        drop(removed);
+    }
+
+    /// How often each of them is looked after while it is at rest.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     pub(crate) fn all_may_have_changed(&self) {

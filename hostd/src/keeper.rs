@@ -101,8 +101,14 @@ impl Keeper {
         if overhears(&event.kind) {
             return;
         }
-        if matches!(event.kind, EventKind::VmsChanged | EventKind::Connection) {
+        // A connection to one VM says nothing of others.
+        if event.vm.is_none() || event.kind == EventKind::VmsChanged {
             self.list().await;
+        }
+        if let (EventKind::Reset, Some(vm)) = (&event.kind, &event.vm)
+            && let Some(agent) = self.vms.with(vm, |handle| Some(handle.agent.clone()))
+        {
+            agent.guest_reset().await;
         }
         match &event.vm {
             Some(vm) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
@@ -159,7 +165,12 @@ impl Keeper {
     }
 
     fn start_worker(&self, vm: &VmId) -> (VmHandle, JoinHandle<()>) {
-        let agent = AgentHandle::spawn(vm.clone(), &self.supervisor, &self.tools.surroundings);
+        let agent = AgentHandle::spawn(
+            vm.clone(),
+            &self.supervisor,
+            &self.tools.surroundings,
+            self.vms.pace(),
+        );
         let nudge = Arc::new(Nudge::default());
         let registry = Arc::downgrade(&self.vms);
         let worker = VmWorker::new(WorkerStart {
@@ -169,6 +180,7 @@ impl Keeper {
             tools: self.tools.clone(),
             agent: agent.clone(),
             nudge: nudge.clone(),
+            pace: self.vms.pace().clone(),
             wake_others: Arc::new(move |other| {
                 if let Some(registry) = registry.upgrade() {
                     registry.nudge(other);

@@ -18,6 +18,7 @@ pub mod config;
 pub mod daemon;
 pub mod failpoint;
 pub mod http;
+pub mod pace;
 pub mod ports;
 pub mod sabotage;
 pub mod service;

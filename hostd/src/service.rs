@@ -236,7 +236,7 @@ impl Service {
         match self.store.admit(nic, token, decide).await? {
             Admitted::Fresh(record) => {
                 finish_deletion(&self.store, &self.ports, nic).await?;
-                Ok(*record)
+                Ok(Arc::unwrap_or_clone(record))
             }
             Admitted::Repeated(used) => self
                 .store
@@ -281,7 +281,7 @@ impl Service {
             Admitted::Fresh(record) => {
                 failpoint::hit(flow_of(&record), "admit", Side::After);
                 self.begin(ask, &record);
-                (record.id, record.generation)
+                (record.id.clone(), record.generation)
             }
             Admitted::Repeated(used) => (used.nic, 0),
         };
@@ -323,13 +323,15 @@ impl Service {
         let deadline = Instant::now() + ask.wait;
         loop {
             live.look(|_| ());
-            let record = self.store.nic(nic).ok_or_else(|| not_found(nic))?;
+            let record = self.store.shared(nic).ok_or_else(|| not_found(nic))?;
             if record.state.is_settled() {
-                return rested(record, generation);
+                return rested(Arc::unwrap_or_clone(record), generation);
             }
             match tokio::time::timeout_at(deadline, live.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Ok(Answer::UnderWay(record)),
+                Ok(Err(_)) | Err(_) => {
+                    return Ok(Answer::UnderWay(Arc::unwrap_or_clone(record)));
+                }
             }
         }
     }

@@ -54,7 +54,7 @@ struct Books {
 #[derive(Debug)]
 pub enum Admitted {
     /// It was admitted now, and is durable.
-    Fresh(Box<NicRecord>),
+    Fresh(Arc<NicRecord>),
     /// The same request had been admitted before.
     Repeated(Box<RememberedUse>),
 }
@@ -190,29 +190,35 @@ impl Store {
         self.read(|ledger| ledger.nic(id).cloned())
     }
 
+    /// The same, shared with the ledger.
+    #[must_use]
+    pub fn shared(&self, id: &NicId) -> Option<Arc<NicRecord>> {
+        self.read(|ledger| ledger.shared(id).cloned())
+    }
+
     /// One record, unless its newest form is not durable yet: what a worker may act on.
     #[must_use]
-    pub fn durable_nic(&self, id: &NicId) -> Option<NicRecord> {
+    pub fn durable_nic(&self, id: &NicId) -> Option<Arc<NicRecord>> {
         let books = self.books();
         let durable = !books.pending.contains(id);
-        books.ledger.nic(id).filter(|_| durable).cloned()
+        books.ledger.shared(id).filter(|_| durable).cloned()
     }
 
     /// The NICs whose present place is in a VM and whose records are durable: those that its worker
     /// may act on.
     #[must_use]
-    pub fn durable_nics_at(&self, vm: &VmId) -> Vec<NicRecord> {
+    pub fn durable_nics_at(&self, vm: &VmId) -> Vec<Arc<NicRecord>> {
         let books = self.books();
-        let here = |record: &&NicRecord| {
+        let here = |record: &&Arc<NicRecord>| {
             record
                 .placement
                 .as_ref()
                 .is_some_and(|placement| placement.vm == *vm)
         };
-        let durable = |record: &&NicRecord| !books.pending.contains(&record.id);
+        let durable = |record: &&Arc<NicRecord>| !books.pending.contains(&record.id);
         books
             .ledger
-            .nics_at(vm)
+            .shared_at(vm)
             .filter(here)
             .filter(durable)
             .cloned()
@@ -257,7 +263,7 @@ impl Store {
         match journalled {
             Ok(()) => {
                 if sabotage::is(Sabotage::AdmitOnStaleLedger) {
-                    self.books().ledger.put((*record).clone());
+                    self.books().ledger.put(Arc::clone(&record));
                 }
                 self.board.nic_changed(&record);
                 self.books().pending.remove(nic);
@@ -290,18 +296,18 @@ impl Store {
                 None => {}
             }
         }
-        let record = decide(&books.ledger)?;
+        let record = Arc::new(decide(&books.ledger)?);
         let undo = Undo {
             token: token.map(|token| books.tokens.insert(token)),
             before: if sabotage::is(Sabotage::AdmitOnStaleLedger) {
-                books.ledger.nic(&record.id).cloned()
+                books.ledger.shared(&record.id).cloned()
             } else {
-                books.ledger.put(record.clone())
+                books.ledger.put(Arc::clone(&record))
             },
         };
         books.pending.insert(record.id.clone());
         Ok(Reserved::Now {
-            record: Box::new(record),
+            record,
             undo: Box::new(undo),
         })
     }
@@ -322,13 +328,13 @@ impl Store {
     }
 
     /// Puts another record, or none, in the place of one, and tells who waits for a VM to be empty.
-    fn replace(&self, books: &mut Books, nic: &NicId, record: Option<NicRecord>) {
+    fn replace(&self, books: &mut Books, nic: &NicId, record: Option<Arc<NicRecord>>) {
         let ledger = &mut books.ledger;
         let before = match record {
             Some(record) => ledger.put(record),
             None => ledger.remove(nic),
         };
-        let mut left = before.iter().flat_map(NicRecord::reserved);
+        let mut left = before.iter().flat_map(|record| record.reserved());
         if left.any(|place| ledger.nics_at(&place.vm).next().is_none()) {
             self.vacated.send_replace(());
         }
@@ -342,7 +348,7 @@ impl Store {
         &self,
         nic: &NicId,
         change: impl FnOnce(&mut NicRecord) -> Result<(), InvalidTransition>,
-    ) -> Result<NicRecord, SettleError> {
+    ) -> Result<Arc<NicRecord>, SettleError> {
         let _order = self.order_of(nic).lock().await;
         let mut record = self
             .nic(nic)
@@ -362,7 +368,8 @@ impl Store {
                 nic: nic.clone(),
                 cause,
             })?;
-        self.replace(&mut self.books(), nic, Some(record.clone()));
+        let record = Arc::new(record);
+        self.replace(&mut self.books(), nic, Some(Arc::clone(&record)));
         self.board.nic_changed(&record);
         Ok(record)
     }
@@ -373,7 +380,7 @@ impl Store {
     /// When it cannot be journalled; the record stays then.
     pub async fn remove(&self, nic: &NicId) -> Result<(), SettleError> {
         let _order = self.order_of(nic).lock().await;
-        if self.nic(nic).is_none() {
+        if self.read(|ledger| ledger.nic(nic).is_none()) {
             return Ok(());
         }
         let batch = Batch::default().remove(RowKind::Nic, nic.as_str());
@@ -451,7 +458,7 @@ impl Store {
 
 enum Reserved {
     Now {
-        record: Box<NicRecord>,
+        record: Arc<NicRecord>,
         undo: Box<Undo>,
     },
     Before(Box<RememberedUse>),
@@ -459,7 +466,7 @@ enum Reserved {
 
 /// What a reservation took the place of, and the token that came with it.
 struct Undo {
-    before: Option<NicRecord>,
+    before: Option<Arc<NicRecord>>,
     token: Option<Inserted>,
 }
 

@@ -89,6 +89,9 @@ impl Supervisor {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
         let first_end = self.first_end.clone();
+        // Each future that moves another into itself has room for it twice (rust-lang/rust#62958),
+        // and around a task there are several: so it is moved as a pointer.
+        let task = Box::pin(task);
         self.spawn_listed(async move {
             // Nothing that the task has left half done is looked at again: hostd ends.
             let ended = match AssertUnwindSafe(task).catch_unwind().await {

@@ -221,7 +221,7 @@ async fn the_same_request_at_once_from_many_makes_one_nic() {
     let mut nics = Vec::new();
     for request in requests.collect::<Vec<_>>() {
         nics.push(match request.await.unwrap() {
-            Admitted::Fresh(record) => record.id,
+            Admitted::Fresh(record) => record.id.clone(),
             Admitted::Repeated(used) => used.nic,
         });
     }

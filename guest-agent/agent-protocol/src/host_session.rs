@@ -20,7 +20,9 @@
 //! not take another process for it.
 //! Time is a [`Duration`] since an origin of the caller's choice that never moves.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod established;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use nic_model::{BootId, NicId};
@@ -29,10 +31,11 @@ use serde::Serialize;
 use crate::framing::{Frame, FrameDecoder, MAX_FRAME, SessionNonce, encode_frame};
 use crate::message::{AgentMessage, HostMessage, NicReport, VersionRange, WantedNic};
 use crate::rate_cap::{ReceiveLimits, TokenBucket, Verdict};
+use established::Established;
 
 /// How long the host waits between two Hellos.
 pub const HELLO_INTERVAL: Duration = Duration::from_millis(200);
-/// How long the host waits between two Pings.
+/// How long the host waits between two Pings, unless [`HostSession::rest_for`] says otherwise.
 pub const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Unanswered Pings that mean the agent is gone.
 pub const MISSED_PONGS: u64 = 3;
@@ -155,6 +158,7 @@ pub struct HostSession {
     decoder: FrameDecoder,
     frames: TokenBucket,
     bytes: TokenBucket,
+    rest: Duration,
     wanted: BTreeMap<NicId, WantedNic>,
     events: VecDeque<SessionEvent>,
     counters: HostCounters,
@@ -169,20 +173,6 @@ enum State {
         hello: Due,
     },
     Established(Established),
-}
-
-#[derive(Debug)]
-struct Established {
-    nonce: SessionNonce,
-    boot_id: BootId,
-    /// NICs of the first declaration that were not sent yet; `None` once all were.
-    undeclared: Option<VecDeque<NicId>>,
-    /// NICs that changed since.
-    changed: BTreeSet<NicId>,
-    next_ping: Duration,
-    ping: Due,
-    pings_sent: u64,
-    last_pong: u64,
 }
 
 /// Whether a message of which one is enough waits to be sent.
@@ -202,10 +192,17 @@ impl HostSession {
             decoder: FrameDecoder::default(),
             frames: TokenBucket::full(limits.frames_per_second, limits.frames_burst),
             bytes: TokenBucket::full(limits.bytes_per_second, limits.bytes_burst),
+            rest: PING_INTERVAL,
             wanted: BTreeMap::new(),
             events: VecDeque::new(),
             counters: HostCounters::default(),
         }
+    }
+
+    /// Lets an agent that has answered, and that nothing is asked of, be for so long between two
+    /// Pings. Where there are many, each of them cannot be asked every other second.
+    pub fn rest_for(&mut self, rest: Duration) {
+        self.rest = rest.max(PING_INTERVAL);
     }
 
     /// Begins a session; one that runs is forgotten without an event. `nonce` is random and fresh.
@@ -281,7 +278,7 @@ impl HostSession {
                 }
             }
             State::Established(session) => {
-                if let Some(reason) = session.ping_if_due(now) {
+                if let Some(reason) = session.ping_if_due(now, self.rest) {
                     self.close(reason);
                 }
             }
@@ -297,7 +294,12 @@ impl HostSession {
 
     /// The next thing the owner should know.
     pub fn poll_event(&mut self) -> Option<SessionEvent> {
-        self.events.pop_front()
+        let next = self.events.pop_front();
+        if next.is_none() {
+            // Reports come together, and rarely: the room for them is not kept for the next time.
+            self.events = VecDeque::new();
+        }
+        next
     }
 
     /// When [`Self::handle_timeout`] has something to do; `None` while closed.
@@ -306,7 +308,7 @@ impl HostSession {
         match &self.state {
             State::Closed => None,
             State::Greeting { next_hello, .. } => Some(*next_hello),
-            State::Established(session) => Some(session.next_ping),
+            State::Established(session) => Some(session.next_ping(self.rest)),
         }
     }
 
@@ -324,7 +326,7 @@ impl HostSession {
 
     fn mark_changed(&mut self, nic: NicId) {
         if let State::Established(session) = &mut self.state {
-            session.changed.insert(nic);
+            session.mark_changed(nic);
         }
     }
 
@@ -466,86 +468,6 @@ impl HostSession {
         self.state = State::Closed;
         self.events.push_back(SessionEvent::Closed(reason));
     }
-}
-
-impl Established {
-    fn new(
-        nonce: SessionNonce,
-        boot_id: BootId,
-        wanted: &BTreeMap<NicId, WantedNic>,
-        now: Duration,
-    ) -> Self {
-        Self {
-            nonce,
-            boot_id,
-            undeclared: Some(wanted.keys().cloned().collect()),
-            changed: BTreeSet::new(),
-            next_ping: now + PING_INTERVAL,
-            ping: Due::Later,
-            pings_sent: 0,
-            last_pong: 0,
-        }
-    }
-
-    fn ping_if_due(&mut self, now: Duration) -> Option<CloseReason> {
-        if now < self.next_ping {
-            return None;
-        }
-        let missed = self.pings_sent - self.last_pong;
-        if missed >= MISSED_PONGS {
-            return Some(CloseReason::Lost { missed });
-        }
-        self.pings_sent += 1;
-        self.ping = Due::Now;
-        self.next_ping = now + PING_INTERVAL;
-        None
-    }
-
-    fn next_message(&mut self, wanted: &BTreeMap<NicId, WantedNic>) -> Option<HostMessage> {
-        if let Some(undeclared) = &mut self.undeclared {
-            let nics = next_part(undeclared, wanted);
-            let remaining = u32::try_from(undeclared.len()).expect("at most MAX_NICS");
-            if remaining == 0 {
-                self.undeclared = None;
-            }
-            return Some(HostMessage::Declare { nics, remaining });
-        }
-        if let Some(nic) = self.changed.pop_first() {
-            return Some(match wanted.get(&nic) {
-                Some(entry) => HostMessage::Want {
-                    nic: Box::new(entry.clone()),
-                },
-                None => HostMessage::Forget { nic },
-            });
-        }
-        (self.ping == Due::Now).then(|| {
-            self.ping = Due::Later;
-            HostMessage::Ping {
-                sequence: self.pings_sent,
-            }
-        })
-    }
-}
-
-/// As many NICs as fit one frame. Those forgotten meanwhile are left out.
-fn next_part(
-    undeclared: &mut VecDeque<NicId>,
-    wanted: &BTreeMap<NicId, WantedNic>,
-) -> Vec<WantedNic> {
-    const ENVELOPE: usize = 64;
-    let mut part = Vec::new();
-    let mut len = ENVELOPE;
-    while let Some(id) = undeclared.front() {
-        if let Some(nic) = wanted.get(id) {
-            len += encode(nic).len() + 1;
-            if len > MAX_FRAME {
-                break;
-            }
-            part.push(nic.clone());
-        }
-        undeclared.pop_front();
-    }
-    part
 }
 
 fn reports(event: &SessionEvent, nic: &NicId) -> bool {

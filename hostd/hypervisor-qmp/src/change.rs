@@ -32,7 +32,7 @@ use crate::commands::{
     closefd, device_add, device_del, getfd, netdev_add, netdev_del, qom_list, set_link as link,
 };
 use crate::qom::{NAMED, device_path};
-use crate::session::Session;
+use crate::session::{LeftBehind, Session};
 
 /// QEMU before 6.2 keeps a device's id (its `QemuOpts`) until the last reader of its memory map is
 /// through (RCU), some milliseconds after the device has left the list of devices: how often and
@@ -62,7 +62,11 @@ pub(crate) async fn plug(
 ) -> Result<Plugged, Trouble> {
     let qemu = &session.qemu;
     let queues = std::mem::take(&mut request.tap.queues);
+    session.descriptors_may_be_left(&request.nic);
     let backend = make_backend(qemu, vhost, &request, queues).await?;
+    if backend == Origin::Made {
+        session.no_descriptor_is_left(&request.nic);
+    }
     let device = make_device(session, &request).await;
     let surplus = match &device {
         // It has been there all along, with another backend or with none.
@@ -298,12 +302,12 @@ fn device_arguments(request: &PlugRequest) -> Map<String, Value> {
 }
 
 /// Brings a NIC one step nearer to being gone.
-pub(crate) async fn unplug(qemu: &Connection, nic: &NicId) -> Result<Unplugging, Trouble> {
-    match device_del(qemu, &nic.device_id()).await {
+pub(crate) async fn unplug(session: &Session, nic: &NicId) -> Result<Unplugging, Trouble> {
+    match device_del(&session.qemu, &nic.device_id()).await {
         Ok(()) => Ok(Unplugging::Asked),
         Err(error) if is_pending(&error) => Ok(Unplugging::Pending),
         Err(error) if error.is_class(&ErrorClass::DeviceNotFound) => {
-            remove_backend(qemu, nic).await
+            remove_backend(session, nic).await
         }
         Err(error) => Err(trouble(error)),
     }
@@ -316,11 +320,13 @@ fn is_pending(error: &CommandError) -> bool {
     error.says("already in the process of unplug") || error.says("guest is busy")
 }
 
-async fn remove_backend(qemu: &Connection, nic: &NicId) -> Result<Unplugging, Trouble> {
-    match netdev_del(qemu, &nic.netdev_id()).await {
+async fn remove_backend(session: &Session, nic: &NicId) -> Result<Unplugging, Trouble> {
+    match netdev_del(&session.qemu, &nic.netdev_id()).await {
         Err(error) if !error.is_class(&ErrorClass::DeviceNotFound) => Err(trouble(error)),
         Ok(()) | Err(_) => {
-            close_left_behind(qemu, nic).await;
+            if session.descriptors_may_be_left(nic) == LeftBehind::Unknown {
+                close_left_behind(&session.qemu, nic).await;
+            }
             Ok(Unplugging::Gone)
         }
     }

@@ -137,7 +137,7 @@ impl QmpHypervisor {
         let link = &self.vm(vm)?.link;
         let _turn = link.turn().await?;
         let session = link.session().await?;
-        change::unplug(&session.qemu, nic).await
+        change::unplug(&session, nic).await
     }
 
     async fn try_set_link(&self, vm: &VmId, nic: &NicId, carrier: Carrier) -> Result<(), Trouble> {

@@ -1,10 +1,11 @@
 //! One connection to one life of one QEMU, with what is known of it, and the look at its hardware.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hypervisor::HypervisorEvent;
-use nic_model::{HotplugMode, PowerState, VmHardware, VmId};
+use nic_model::{HotplugMode, NicId, PowerState, VmHardware, VmId};
 use serde_json::Value;
 use tokio::sync::{OnceCell, broadcast};
 
@@ -22,6 +23,18 @@ pub(crate) struct Session {
     pub(crate) qemu: Connection,
     pub(crate) devices: Arc<DeviceMemory>,
     hotplug: OnceCell<HotplugMode>,
+    /// NICs whose backends were made within this session: those have taken their descriptors, so
+    /// that QEMU holds none of them by name.
+    taken: Mutex<BTreeSet<NicId>>,
+}
+
+/// Whether QEMU may hold descriptors of a NIC by name that no backend has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeftBehind {
+    /// It holds none.
+    Nothing,
+    /// An earlier run may have been cut off between passing them and making the backend.
+    Unknown,
 }
 
 impl Session {
@@ -52,7 +65,27 @@ impl Session {
             qemu: Connection::open(dialer, socket, sink).await?,
             devices,
             hotplug: OnceCell::new(),
+            taken: Mutex::default(),
         })
+    }
+
+    /// A backend of this NIC has just taken every descriptor there was of it.
+    pub(crate) fn no_descriptor_is_left(&self, nic: &NicId) {
+        self.taken().insert(nic.clone());
+    }
+
+    /// Tells whether one is left, and forgets that none is: more are passed now, or nobody asks
+    /// again.
+    pub(crate) fn descriptors_may_be_left(&self, nic: &NicId) -> LeftBehind {
+        match self.taken().remove(nic) {
+            true => LeftBehind::Nothing,
+            false => LeftBehind::Unknown,
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<NicId>> {
+        // Nothing panics while holding it.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The VM's hardware now. Five commands once its devices are known, sent together.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nic_model::{
     IpNet, MacAddr, NetworkName, NicId, SlotId, SlotOccupant, TenantId, VmClassName, VmHardware,
@@ -44,7 +45,8 @@ impl Site {
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub(crate) site: Site,
-    nics: BTreeMap<NicId, NicRecord>,
+    /// Shared with whoever looks at one: they are large, and replaced whole.
+    nics: BTreeMap<NicId, Arc<NicRecord>>,
     macs: BTreeMap<MacAddr, NicId>,
     addresses: BTreeMap<NetworkName, BTreeSet<IpAddr>>,
     nics_of_tenant: BTreeMap<TenantId, u64>,
@@ -83,16 +85,27 @@ impl Ledger {
     /// One record.
     #[must_use]
     pub fn nic(&self, id: &NicId) -> Option<&NicRecord> {
+        self.nics.get(id).map(Arc::as_ref)
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared(&self, id: &NicId) -> Option<&Arc<NicRecord>> {
         self.nics.get(id)
     }
 
     /// Every record, by id.
     pub fn nics(&self) -> impl Iterator<Item = &NicRecord> {
-        self.nics.values()
+        self.nics.values().map(Arc::as_ref)
     }
 
     /// Records with a place in a VM, reserved or taken.
     pub fn nics_at(&self, vm: &VmId) -> impl Iterator<Item = &NicRecord> {
+        self.shared_at(vm).map(Arc::as_ref)
+    }
+
+    /// The same, to be kept.
+    pub fn shared_at(&self, vm: &VmId) -> impl Iterator<Item = &Arc<NicRecord>> {
         self.nics_at_vm
             .get(vm)
             .into_iter()
@@ -101,7 +114,8 @@ impl Ledger {
     }
 
     /// Stores a record in place of its predecessor, which is returned.
-    pub fn put(&mut self, record: NicRecord) -> Option<NicRecord> {
+    pub fn put(&mut self, record: impl Into<Arc<NicRecord>>) -> Option<Arc<NicRecord>> {
+        let record = record.into();
         let before = self.remove(&record.id);
         self.macs.insert(record.mac, record.id.clone());
         let pool = self.addresses.entry(record.network.clone()).or_default();
@@ -121,7 +135,7 @@ impl Ledger {
     }
 
     /// Forgets a record and everything reserved by it.
-    pub fn remove(&mut self, id: &NicId) -> Option<NicRecord> {
+    pub fn remove(&mut self, id: &NicId) -> Option<Arc<NicRecord>> {
         let record = self.nics.remove(id)?;
         self.macs.remove(&record.mac);
         if let Some(pool) = self.addresses.get_mut(&record.network) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
-use nic_model::NicId;
+use nic_model::{NicId, SlotOccupant};
 use port::{AdminState, Holder, Port, PortProvider, PortSpec, PortView, TapAccess};
 use tokio::time::Instant;
 
@@ -247,10 +247,7 @@ impl VmWorker {
         }
         match unplugging {
             Ok(Unplugging::Gone) => {
-                if let Some(hardware) = &mut self.hardware {
-                    hardware.nics.retain(|plugged| plugged.nic != record.id);
-                }
-                self.stale = !sabotage::is(Sabotage::ReuseSlotEarly);
+                self.take_out(&record.id);
                 Outcome::Done
             }
             Ok(Unplugging::Asked | Unplugging::Pending) => {
@@ -262,6 +259,23 @@ impl VmWorker {
             }
             Err(error) => Outcome::Unclear(chain(&error)),
         }
+    }
+
+    /// The hypervisor has just said that nothing of a NIC is left, having looked: what is known of
+    /// the hardware follows, and its slot is free, without another look at all of it.
+    fn take_out(&mut self, nic: &NicId) {
+        let Some(hardware) = &mut self.hardware else {
+            return;
+        };
+        hardware.nics.retain(|plugged| plugged.nic != *nic);
+        for slot in &mut hardware.slots {
+            if slot.occupant == SlotOccupant::Nic(nic.clone()) {
+                slot.occupant = SlotOccupant::Empty;
+            }
+        }
+        let hardware = hardware.clone();
+        let store = &self.tools.store;
+        store.observe(|ledger| ledger.observe(&self.vm, hardware));
     }
 
     /// Puts on the board how long the guest took to let go, once it has.
@@ -296,7 +310,7 @@ impl VmWorker {
     /// Looks at the host end of every NIC in use: nobody tells when somebody takes it away. All
     /// workers of a host share a listing; whatever is not right in it is looked at anew, since it
     /// may have been put right since.
-    pub(super) async fn look_at_ports(&mut self, records: &[NicRecord]) {
+    pub(super) async fn look_at_ports(&mut self, records: &[Arc<NicRecord>]) {
         let found = match self.tools.ports.recently(LISTING_AGE).await {
             Ok(found) => found,
             Err(error) => {

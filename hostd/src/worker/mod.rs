@@ -29,6 +29,7 @@ use crate::agent_link::{AgentHandle, AgentState, AgentView};
 use crate::board::{BlockedSince, Board, Happening, TimedStep};
 use crate::config::PatienceConfig;
 use crate::failpoint::{self, Side};
+use crate::pace::{FULL_LOOK, Pace};
 use crate::ports::HostPorts;
 use crate::sabotage::{self, Sabotage};
 use crate::store::{SettleError, Store};
@@ -48,9 +49,6 @@ use nudge::World;
 use progress::Progress;
 use stray::Strays;
 
-/// How often everything is looked at even if nobody said that anything changed: what a lost event
-/// costs at most.
-const FULL_LOOK: Duration = Duration::from_secs(30);
 /// How soon a hypervisor that does not answer is asked again.
 const INSPECT_RETRY: Duration = Duration::from_secs(1);
 /// First wait before a VM that looks off although a process holds its taps is looked at again: a
@@ -82,6 +80,9 @@ pub struct VmWorker {
     tools: Tools,
     agent: AgentHandle,
     nudge: Arc<Nudge>,
+    pace: Pace,
+    /// Whether nothing was to be done or waited for when everything was last gone through.
+    rest: Rest,
     wake_others: Arc<dyn Fn(&VmId) + Send + Sync>,
     hardware: Option<VmHardware>,
     /// Whether the hardware may look otherwise by now.
@@ -101,6 +102,13 @@ pub struct VmWorker {
     round_began: Instant,
 }
 
+/// Whether anything is to be done or waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Yes,
+    No,
+}
+
 /// What a worker is started with.
 pub struct WorkerStart {
     /// Which VM.
@@ -115,6 +123,8 @@ pub struct WorkerStart {
     pub agent: AgentHandle,
     /// Rings when something may have changed.
     pub nudge: Arc<Nudge>,
+    /// How often it looks after a VM at rest.
+    pub pace: Pace,
     /// Nudges the worker of another VM.
     pub wake_others: Arc<dyn Fn(&VmId) + Send + Sync>,
 }
@@ -131,6 +141,8 @@ impl VmWorker {
             tools: start.tools,
             agent: start.agent,
             nudge: start.nudge,
+            pace: start.pace,
+            rest: Rest::No,
             wake_others: start.wake_others,
             hardware: None,
             stale: true,
@@ -149,7 +161,8 @@ impl VmWorker {
     /// Works until the task is aborted.
     pub async fn run(mut self) {
         loop {
-            self.round().await;
+            // On the heap, so that a worker that waits holds no room for a round.
+            Box::pin(self.round()).await;
             let wake_at = self.next_wake();
             tokio::select! {
                 biased;
@@ -163,20 +176,23 @@ impl VmWorker {
     async fn round(&mut self) {
         self.round_began = Instant::now();
         let records = self.tools.store.durable_nics_at(&self.vm);
-        if is_due(self.looked_at_ports) {
+        if self.is_due(self.looked_at_ports) {
             self.look_at_ports(&records).await;
             self.looked_at_ports = Some(Instant::now());
         }
         self.admit_new(&records).await;
+        self.rest = Rest::Yes;
         for record in &records {
-            self.drive(&record.id).await;
+            if self.drive(&record.id).await == Rest::No || record.state != NicState::InUse {
+                self.rest = Rest::No;
+            }
         }
         self.drop_departed().await;
         self.tell_agent_state();
         self.deal_with_strays().await;
     }
 
-    async fn admit_new(&mut self, records: &[NicRecord]) {
+    async fn admit_new(&mut self, records: &[Arc<NicRecord>]) {
         self.look_if_due().await;
         for record in records {
             let known = self.nics.get(&record.id);
@@ -202,11 +218,11 @@ impl VmWorker {
     }
 
     /// Steps one NIC until there is nothing to do.
-    async fn drive(&mut self, id: &NicId) {
+    async fn drive(&mut self, id: &NicId) -> Rest {
         for _ in 0..STEPS_PER_ROUND {
             self.look_if_due().await;
             let Some(record) = self.record_here(id) else {
-                return;
+                return Rest::No;
             };
             if self
                 .nics
@@ -223,20 +239,24 @@ impl VmWorker {
                 return self.wait(&record, Blocked::Retrying);
             }
             match step(&record, &self.seen(&record, &view)) {
-                Next::Rest => return self.tools.board.at_step(id, None),
+                Next::Rest => {
+                    self.tools.board.at_step(id, None);
+                    return Rest::Yes;
+                }
                 Next::Wait(blocked) => return self.wait(&record, blocked),
                 Next::Do(action) => self.act_and_time(&record, action).await,
                 Next::Settle(event, reason) => {
                     if !self.settle(&record, event, reason).await {
-                        return;
+                        return Rest::No;
                     }
                 }
             }
         }
         tracing::error!(vm = %self.vm, nic = %id, "the steps of a NIC go in circles");
+        Rest::No
     }
 
-    fn record_here(&self, id: &NicId) -> Option<NicRecord> {
+    fn record_here(&self, id: &NicId) -> Option<Arc<NicRecord>> {
         let record = self.tools.store.durable_nic(id)?;
         let here = record
             .placement
@@ -296,12 +316,13 @@ impl VmWorker {
         }
     }
 
-    fn wait(&mut self, record: &NicRecord, blocked: Blocked) {
+    fn wait(&mut self, record: &NicRecord, blocked: Blocked) -> Rest {
         let Some(progress) = self.nics.get_mut(&record.id) else {
-            return;
+            return Rest::No;
         };
         if let Some(step) = step_of(blocked, progress) {
-            return self.tools.board.at_step(&record.id, Some(step));
+            self.tools.board.at_step(&record.id, Some(step));
+            return Rest::No;
         }
         let blocked = BlockedSince {
             reason: blocked,
@@ -314,6 +335,7 @@ impl VmWorker {
             next_retry_ms: progress.next_retry().map(|at| self.unix_ms_of(at)),
         };
         self.tools.board.blocked(&record.id, &self.vm, &blocked);
+        Rest::No
     }
 
     /// Journals what has happened. `false` when that did not work and has to be tried again.
@@ -478,7 +500,20 @@ impl VmWorker {
     }
 
     fn full_look_is_due(&self) -> bool {
-        is_due(self.looked_at)
+        self.is_due(self.looked_at)
+    }
+
+    fn is_due(&self, last: Option<Instant>) -> bool {
+        last.is_none_or(|at| at.elapsed() >= self.full_look())
+    }
+
+    /// A VM that is out of sight, or in which anything is under way, is looked at often.
+    fn full_look(&self) -> Duration {
+        let at_rest = self.rest == Rest::Yes && self.hardware.is_some();
+        match at_rest {
+            true => self.pace.full_look(),
+            false => FULL_LOOK,
+        }
     }
 
     fn unix_ms_of(&self, instant: Instant) -> u64 {
@@ -488,7 +523,7 @@ impl VmWorker {
 
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let full_look = self.looked_at.unwrap_or(now) + FULL_LOOK;
+        let full_look = self.looked_at.unwrap_or(now) + self.full_look();
         let nics = self
             .nics
             .values()
@@ -498,10 +533,6 @@ impl VmWorker {
             .min()
             .map_or(full_look, |earliest| earliest.min(full_look))
     }
-}
-
-fn is_due(last: Option<Instant>) -> bool {
-    last.is_none_or(|at| at.elapsed() >= FULL_LOOK)
 }
 
 /// A name for people and the API.

@@ -1,6 +1,8 @@
 //! Agents that come late, come back or begin anew.
 
 use agent_protocol::KnownTarget;
+use hostd::agent_link::AgentState;
+use hypervisor::EventKind;
 use nic_lifecycle::{Blocked, NicState};
 use tokio::time::Instant;
 
@@ -108,4 +110,17 @@ async fn a_link_that_is_bound_again_is_degraded_meanwhile() {
     world
         .until("whole", &nic, |_, live| live.degraded.is_none())
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_said_before_a_reset_of_its_guest_counts_no_more() {
+    let world = World::start().await;
+    world.until_agent_is_ready("vm1").await;
+
+    world.hypervisor.tell(&vm("vm1"), EventKind::Reset);
+
+    world
+        .until_agent("vm1", |state| *state == AgentState::Connecting)
+        .await;
+    world.until_agent_is_ready("vm1").await;
 }

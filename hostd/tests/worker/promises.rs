@@ -21,7 +21,7 @@ async fn a_detach_that_is_not_durable_yet_changes_nothing() {
     let mut detach = std::pin::pin!(world.service().detach(&ask, &nic));
     assert!(futures::poll!(&mut detach).is_pending());
 
-    world.hypervisor.tell(&vm("vm1"), EventKind::Reset);
+    world.hypervisor.tell(&vm("vm1"), EventKind::Connection);
     until_everybody_waits().await;
 
     let wanted = world.guest("vm1").wanted(&nic).unwrap();

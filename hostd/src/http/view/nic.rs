@@ -5,7 +5,9 @@ use host_api::{Blocked, Degraded, Nic, NicState, Placement, StepName, StepSource
 use nic_lifecycle::{NicRecord, VmClass};
 use nic_model::{Addressing, IpNet};
 
+use crate::agent_link::AgentState;
 use crate::board::{self, BlockedSince, LiveNic, TimedStep};
+use crate::daemon::VmHandle;
 use crate::http::problem;
 use crate::service::Service;
 
@@ -14,7 +16,12 @@ const FULL_LOOK_MS: u64 = 30_000;
 
 /// The NIC of a record as it is now.
 pub(in crate::http) fn nic(service: &Service, record: &NicRecord) -> Nic {
-    let live = service.board.nic(&record.id);
+    let mut live = service.board.nic(&record.id);
+    let agent = record.placement.as_ref().and_then(|place| {
+        let state = |handle: &VmHandle| Some(handle.agent.state());
+        service.vms.with(&place.vm, state)
+    });
+    live.degraded = degraded(live.degraded, agent.as_ref());
     let class = record.placement.as_ref().and_then(|place| {
         service
             .store
@@ -54,6 +61,19 @@ fn compose(record: &NicRecord, live: LiveNic, class: Option<&VmClass>, now_ms: u
         created_at_ms: record.created_at_ms,
         updated_at_ms: record.updated_at_ms,
     }
+}
+
+/// What the guest has reported, or else that nobody in it can tell: hostd may have been started
+/// since the last report, and much may have happened to the container.
+fn degraded(reported: Option<String>, agent: Option<&AgentState>) -> Option<String> {
+    let silent = agent.is_some_and(|agent| !matches!(agent, AgentState::Ready { .. }));
+    reported.or_else(|| {
+        silent.then(|| {
+            nic_lifecycle::Blocked::AgentUnreachable
+                .describe()
+                .to_owned()
+        })
+    })
 }
 
 /// What is reserved, and with DHCP what the guest says that it leased: with static addresses a
@@ -174,6 +194,24 @@ mod tests {
 
         assert_eq!(addresses_in_force(&fixed, reported.clone()), reserved);
         assert_eq!(addresses_in_force(&leased, reported.clone()), reported);
+    }
+
+    #[test]
+    fn of_a_nic_whose_agent_is_silent_nobody_says_that_it_is_whole() {
+        let ready = AgentState::Ready {
+            agent: "0.1.0".to_owned(),
+            boot_id: "626e84a8-0d74-4727-ba79-e356d7258f8d".parse().unwrap(),
+        };
+        let died = || Some("the container died".to_owned());
+
+        assert_eq!(degraded(None, Some(&ready)), None);
+        assert_eq!(degraded(None, None), None);
+        let silent = degraded(None, Some(&AgentState::Connecting));
+        assert_eq!(
+            silent.as_deref(),
+            Some("the agent in the guest does not answer")
+        );
+        assert_eq!(degraded(died(), Some(&AgentState::Connecting)), died());
     }
 
     #[test]
