@@ -154,7 +154,8 @@ async fn power_failure(frames: &str) {
     assert!(started.status.success(), "{started:?}");
     until("hostd is in touch with the VM again", async || {
         let vm = cloud.hostd().vm(&"vm1".parse().unwrap()).await.unwrap();
-        vm.agent.state == host_api::AgentState::Ready
+        let runs = vm.power == Some(nic_model::PowerState::Running);
+        runs && vm.agent.state == host_api::AgentState::Ready
     })
     .await;
     let attach = crate::support::attach("vm1", "web");

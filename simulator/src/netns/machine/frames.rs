@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::JoinHandle;
 
@@ -82,8 +83,10 @@ fn sender(queue: &OwnedFd) -> io::Result<Sender> {
 
 /// Until the link that is read from is gone.
 async fn carry(from: Receiver, to: Sender, open: Arc<AtomicBool>) {
+    // A tap whose link goes away is in error from then on, and need not be readable once more.
+    let news = Interest::READABLE | Interest::ERROR;
     let mut frame = vec![0; FRAME_MAX];
-    while from.readable().await.is_ok() {
+    while from.ready(news).await.is_ok() {
         match from.try_read(&mut frame) {
             Ok(length) if open.load(Ordering::Relaxed) => write(&to, &frame[..length]).await,
             // Without a carrier nothing is delivered.
