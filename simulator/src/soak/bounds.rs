@@ -22,6 +22,8 @@ const QUICK: Duration = Duration::from_secs(2);
 /// Until a line to an agent or a QEMU that is there again is in use: backoff and the session's
 /// beginning.
 const RECONNECT: Duration = Duration::from_secs(8);
+/// Until pings that nobody answers are noticed.
+const UNANSWERED: Duration = Duration::from_secs(10);
 /// Until something is noticed that nobody tells of: a full look, and the deadline of a call.
 const UNTOLD: Duration = Duration::from_secs(45);
 /// Whatever waits for a guest that does not answer: the patience of an attach on the way there, on
@@ -44,18 +46,22 @@ impl Bounds {
         }
     }
 
-    /// How long `step` may take in a world that was as `model` says.
+    /// How long each operation of `step` may take, in a world that may be as any of `models` says
+    /// before it or after it: one that waits for its guest excuses no other.
     #[must_use]
-    pub fn of_step(&self, step: &Step, model: &Model) -> Duration {
-        let operations = step.act.operations().iter();
-        let own = operations.map(|one| self.of_operation(one, model)).max();
+    pub fn of_requests(&self, step: &Step, models: &[&Model]) -> Vec<Duration> {
         let troubles: Duration = step.troubles.iter().map(cost).sum();
-        own.unwrap_or_default() + troubles
+        let operations = step.act.operations().iter();
+        let of_one = |operation| {
+            let all = models
+                .iter()
+                .map(|model| self.of_operation(operation, model));
+            all.max().unwrap_or_default() + troubles
+        };
+        operations.map(of_one).collect()
     }
 
-    /// How long an operation may take that nothing disturbs.
-    #[must_use]
-    pub fn of_operation(&self, operation: &Operation, model: &Model) -> Duration {
+    fn of_operation(&self, operation: &Operation, model: &Model) -> Duration {
         match operation {
             Operation::Ask(request) => self.of_request(*request, model),
             Operation::Happen(happening) => self.of_happening(*happening, model),
@@ -83,8 +89,8 @@ impl Bounds {
         match happening {
             Happening::StartContainer(_)
             | Happening::KillContainer(_)
-            | Happening::StopAgent(_)
             | Happening::KeepDevices(_) => QUICK,
+            Happening::StopAgent(_) => UNANSWERED,
             // Whatever has waited for it goes on, wherever that leads.
             Happening::LetGo(vm) | Happening::Reset(vm) | Happening::PowerOff(vm)
                 if waits_in(vm) =>

@@ -49,6 +49,11 @@ impl Cast {
         &self.host.vms()[self.vm_id(vm)]
     }
 
+    pub(crate) fn vm_key(&self, id: &VmId) -> Option<VmKey> {
+        let index = self.vms.iter().position(|vm| vm == id)?;
+        u8::try_from(index).ok().map(VmKey)
+    }
+
     /// The id of a NIC; one that never was where there is none.
     pub(crate) fn nic_id(&self, nic: NicKey) -> NicId {
         let unknown = || {

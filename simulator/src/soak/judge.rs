@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use fake_guest::kernel::Phase;
-use host_api::{Nic, NicState};
+use host_api::{AgentState, Nic, NicState};
 use nic_model::NicId;
 use oracle::model::{Health, Model, NicKey, Spot, Standing, VmKey};
 use oracle::{Reachability, SystemView};
@@ -32,7 +32,7 @@ impl Scene<'_> {
     }
 
     /// VMs that hostd, or whoever waits for their guests, has yet to catch up with.
-    pub(crate) fn unknown_vms(&self) -> Vec<String> {
+    pub(crate) fn unknown_vms(&self, model: &Model) -> Vec<String> {
         let Some(service) = self.host.service() else {
             return vec!["no hostd runs".to_owned()];
         };
@@ -41,9 +41,15 @@ impl Scene<'_> {
             let there = self.host.vms().get(&vm.id)?;
             let power = there.power();
             let booting = there.guest().is_some_and(|guest| guest.phase != Phase::Up);
-            let (id, seen) = (&vm.id, vm.power);
-            (seen != Some(power) || booting)
-                .then(|| format!("{id}: hostd sees {seen:?}, it is {power:?}, booting: {booting}"))
+            let key = self.cast.vm_key(&vm.id)?;
+            let answers = vm.agent.state == AgentState::Ready;
+            let knows = answers == model.has_agent(key);
+            let (id, seen, agent) = (&vm.id, vm.power, vm.agent.state);
+            (seen != Some(power) || booting || !knows).then(|| {
+                format!(
+                    "{id}: hostd sees {seen:?}, agent {agent}; it is {power:?}, boots: {booting}"
+                )
+            })
         });
         wrong.collect()
     }
@@ -125,8 +131,8 @@ impl Scene<'_> {
 fn fits_health(nic: &Nic, health: Health) -> bool {
     match health {
         Health::Whole => nic.degraded.is_none(),
-        Health::Degraded => nic.degraded.is_some(),
-        Health::Unknown => true,
+        // Nobody can tell, so nobody says that it is whole.
+        Health::Degraded | Health::Unknown => nic.degraded.is_some(),
     }
 }
 

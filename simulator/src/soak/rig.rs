@@ -36,8 +36,8 @@ use crate::sim::{Host, NETWORK, Plan, Sim};
 const WAIT: Duration = Duration::from_secs(250);
 /// The same for what a guest holds up.
 const SHORT_WAIT: Duration = Duration::from_secs(6);
-/// By how much operations of one step begin later than the first, in milliseconds.
-const STAGGER_MS: u64 = 400;
+/// By how much operations of one step begin later than the first at most.
+const STAGGER: Duration = Duration::from_millis(400);
 /// Longest time between two judgements under way, in milliseconds.
 const JUDGEMENT_MS: u64 = 400;
 /// How often a world that is to come to rest is looked at: at first, and later.
@@ -63,7 +63,17 @@ struct Errand<'a> {
     operation: &'a Operation,
     delay: Duration,
     wait: Duration,
+    bound: Duration,
     token: u64,
+}
+
+/// What is expected of a step.
+struct Expected {
+    ends: Vec<End>,
+    /// Until everything is at rest.
+    bound: Duration,
+    /// Until the client of each operation has its answer.
+    bounds: Vec<Duration>,
 }
 
 impl Rig {
@@ -110,10 +120,8 @@ impl Rig {
     /// What is wrong.
     pub async fn perform(&mut self, step: &Step) -> Result<(), Breach> {
         self.still_right()?;
-        let began = Instant::now();
-        let bound = self.bounds.of_step(step, self.belief());
-        let ends = ends_of(&self.beliefs, step);
-        let end = ends[0].model.clone();
+        let expected = self.expect(step);
+        let end = expected.ends[0].model.clone();
         let storm = Storm::new(self.host(), step);
         self.let_loose(step);
         let mut chance = self.chance.clone();
@@ -123,7 +131,7 @@ impl Rig {
             breach = storm.darken() => Err(breach),
             breach = self.watch(&mut chance) => Err(breach),
             breach = self.kill_agents(step, &end) => Err(breach),
-            settled = self.act_and_rest(step, &storm, ends, began, bound) => settled,
+            settled = self.act_and_rest(step, &storm, &expected) => settled,
         };
         storm.calm();
         self.sim.stage.rules().clear();
@@ -132,6 +140,19 @@ impl Rig {
         self.beliefs = performed?;
         self.sim.pass(step.pause).await;
         Ok(())
+    }
+
+    fn expect(&self, step: &Step) -> Expected {
+        let ends = ends_of(&self.beliefs, step);
+        let afterwards = ends.iter().map(|end| &end.model);
+        let models: Vec<&Model> = afterwards.chain(&self.beliefs).collect();
+        let bounds = self.bounds.of_requests(step, &models);
+        let longest = bounds.iter().max().copied().unwrap_or_default();
+        Expected {
+            ends,
+            bound: longest + STAGGER,
+            bounds,
+        }
     }
 
     /// Whether all is as it was left.
@@ -208,11 +229,11 @@ impl Rig {
         &self,
         step: &Step,
         storm: &Storm,
-        ends: Vec<End>,
-        began: Instant,
-        bound: Duration,
+        expected: &Expected,
     ) -> Result<Vec<Model>, Breach> {
-        let told = self.act(step, storm, &ends).await?;
+        let began = Instant::now();
+        let ends = &expected.ends;
+        let told = self.act(step, storm, expected).await?;
         while storm.is_to_come() {
             sleep(LOOK[0]).await;
         }
@@ -232,14 +253,14 @@ impl Rig {
             });
         }
         let models: Vec<Model> = fitting.into_iter().map(|end| end.model).collect();
-        self.rest(&models, began, bound).await
+        self.rest(&models, began, expected.bound).await
     }
 
     async fn act(
         &self,
         step: &Step,
         storm: &Storm,
-        ends: &[End],
+        expected: &Expected,
     ) -> Result<Vec<Option<Told>>, Breach> {
         let mut chance = self.chance.fork("stagger");
         let operations = step.act.operations().iter().enumerate();
@@ -248,9 +269,10 @@ impl Rig {
                 operation,
                 delay: match index {
                     0 => Duration::ZERO,
-                    _ => Duration::from_millis(chance.below(STAGGER_MS)),
+                    _ => STAGGER * u32::try_from(chance.below(100)).unwrap_or_default() / 100,
                 },
-                wait: wait_for(ends, index),
+                wait: wait_for(&expected.ends, index),
+                bound: expected.bounds[index],
                 token: self.next_token(),
             })
             .collect();
@@ -280,7 +302,9 @@ impl Rig {
                 Ok(None)
             }
             Operation::Ask(request) => {
+                let began = Instant::now();
                 let told = self.ask(*request, errand, step).await?;
+                in_time(&told, began, errand.bound)?;
                 let text = format!("{:?} {}", told.outcome, told.message);
                 self.sim.stage.note("operator", "told", text.as_bytes());
                 self.enter(*request, &told);
@@ -430,7 +454,7 @@ impl Rig {
 
     /// Those of `models` that tell of the world as it is, in which nothing may be wrong.
     fn judge(&self, models: &[Model]) -> Result<Vec<Model>, Breach> {
-        let Some(view) = self.host().view() else {
+        let Some(mut view) = self.host().view() else {
             return Err(Breach {
                 caught: Caught::Start,
                 sentences: vec!["no hostd runs".to_owned()],
@@ -445,11 +469,29 @@ impl Rig {
         if fitting.is_empty() {
             breach_of(Caught::Standing, scene.differences(&models[0]))?;
         }
-        breach_of(Caught::Standing, scene.unknown_vms())?;
+        breach_of(Caught::Standing, scene.unknown_vms(&fitting[0]))?;
+        // Where no agent runs, nobody can put anything right in the guest.
+        let abandoned = vm_keys().filter(|vm| !fitting[0].has_agent(*vm));
+        for vm in abandoned {
+            view.vms
+                .entry(cast.vm_id(vm).clone())
+                .and_modify(|vm| vm.guest = None);
+        }
         let found = oracle::violations(&view, When::AtRest);
         breach_of(Caught::InvariantAtRest, found)?;
         Ok(fitting)
     }
+}
+
+/// Whoever is not held up has an answer in time, whatever holds others up.
+fn in_time(told: &Told, began: Instant, bound: Duration) -> Result<(), Breach> {
+    let took = began.elapsed();
+    let late = told.outcome != Outcome::UnderWay && took > bound;
+    let sentence = format!("told {:?} after {took:?}, {bound:?} at most", told.outcome);
+    breach_of(
+        Caught::Bound,
+        late.then_some(sentence).into_iter().collect(),
+    )
 }
 
 /// A client waits for what will be done, and not for a guest that holds it up.
@@ -464,7 +506,8 @@ fn wait_for(ends: &[End], index: usize) -> Duration {
 
 /// One token, one answer.
 fn same_answer(first: Told, second: &Told) -> Result<Told, Breach> {
-    let differ = first.outcome != second.outcome || first.nic != second.nic;
+    let two = matches!((&first.nic, &second.nic), (Some(one), Some(other)) if one != other);
+    let differ = first.outcome != second.outcome || two;
     let sentence = format!("two clients with one token were told {first:?} and {second:?}");
     breach_of(
         Caught::Outcome,
