@@ -5,6 +5,7 @@
 //!   … -- qemu::                                        one world
 //!   … -- --list                                        what there is
 //!   … -- --list-inexpressible                          what a world has no words for, and why
+//!   … -- --list-faults                                 where each fault is met
 //! ```
 //!
 //! A world and all that is in it belong to one thread; trials hand their scenario to it:
@@ -46,6 +47,7 @@ mod scenario {
     pub(crate) mod guests;
     pub(crate) mod leaks;
     pub(crate) mod limits;
+    pub(crate) mod matrix;
     pub(crate) mod native;
     pub(crate) mod operator;
     pub(crate) mod rates;
@@ -264,11 +266,19 @@ fn main() -> Result<ExitCode> {
     if std::env::args().any(|argument| argument == "--list-inexpressible") {
         return list_inexpressible();
     }
+    if std::env::args().any(|argument| argument == "--list-faults") {
+        write!(std::io::stdout().lock(), "{}", scenario::matrix::listed())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(1));
     let stage = Arc::new(Stage::default());
     let name = "inexpressible_scenarios_say_why";
     let mut trials = vec![Trial::test(name, inexpressible_scenarios_say_why)];
+    trials.push(Trial::test("every_fault_is_met_where_it_is_said", || {
+        let met = scenario::matrix::check(&scenarios());
+        met.map_err(|error| Failed::from(format!("{error:#}")))
+    }));
     for kind in WorldKind::ALL {
         let here = scenarios()
             .into_iter()

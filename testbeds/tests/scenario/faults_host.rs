@@ -34,6 +34,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         hostd_killed_at_every_effect_of_an_attach,
         hostd_killed_at_every_effect_of_a_detach,
         hostd_that_dies_again_and_again_gets_there,
+        a_wall_clock_that_jumps_changes_nothing,
     ]);
     [
         memory,
@@ -342,6 +343,21 @@ async fn hostd_that_dies_again_and_again_gets_there(bed: &Bed) -> Result<()> {
     is_usable(&vm, &container, &nic).await?;
     retire(&client, &nic.id).await?;
     vm.guest.kill_container(&container).await
+}
+
+/// Deadlines go by a clock that does not jump; the wall clock is shown to people alone.
+async fn a_wall_clock_that_jumps_changes_nothing(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let stage = bed.world().simulated()?.stage();
+    for seconds in [3600, -7200, 86_400 * 365] {
+        stage.jump_clock(seconds);
+        let jump = async {
+            stage.jump_clock(-seconds);
+            anyhow::Ok(())
+        };
+        tokio::try_join!(a_nic_comes_and_goes(bed, &vm), jump)?;
+    }
+    Ok(())
 }
 
 async fn one_token_sent_by_many_at_once_has_one_effect(bed: &Bed) -> Result<()> {

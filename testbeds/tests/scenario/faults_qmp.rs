@@ -4,11 +4,11 @@
 //! Whatever it is, a NIC becomes usable, is detached, and leaves nothing; and at no moment is there
 //! anything that may not be, which is watched all along.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use host_api::{CreateNic, NicState};
 use misbehaviour::{Effect, Side};
 use testbeds::bed::Bed;
-use testbeds::requests::{at_once, into, nic_on_blue, retire};
+use testbeds::requests::{at_once, attach_new, into, nic_on_blue, refusal, retire, settled};
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
 
@@ -67,7 +67,10 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     all.extend(refusals.map(|(name, operation, text)| {
         life_under(name.to_owned(), operation.to_owned(), refused(text))
     }));
-    all.extend(scenarios![a_stalled_monitor_delays_no_other_vm]);
+    all.extend(scenarios![
+        a_stalled_monitor_delays_no_other_vm,
+        a_vm_that_migrates_takes_no_nic_and_keeps_those_it_has,
+    ]);
     to_order(all)
 }
 
@@ -97,6 +100,44 @@ fn life_under(name: String, operation: String, effect: Effect) -> Scenario {
             under(bed, rule, a_nic_comes_and_goes(bed, &vm)).await
         })
     })
+}
+
+/// What QEMU says to `device_add` and `device_del` then (its softmmu/qdev-monitor.c).
+async fn a_vm_that_migrates_takes_no_nic_and_keeps_those_it_has(bed: &Bed) -> Result<()> {
+    let vm = bed.vm("vm1").await?;
+    let client = bed.client();
+    let container = vm.guest.make_container().await?;
+    let nic = attach_new(&client, &vm, container.target()).await?;
+    let target = vm.guest.make_container().await?;
+    let request = CreateNic {
+        attach: Some(into(&vm, target.target())),
+        ..nic_on_blue()
+    };
+    let no = |command: &str| refused(&format!("{command} not allowed while migrating"));
+    let adds = rule(&vm, "qmp.device_add", no("device_add"), 1000)?;
+    let deletes = rule(&vm, "qmp.device_del", no("device_del"), 1000)?;
+
+    let early = under(bed, adds, async {
+        refusal(client.create_nic(&request, &settled()).await)
+    });
+    let early = early.await?;
+    under(bed, deletes, async {
+        client.detach_nic(&nic.id, &at_once()).await?;
+        let reason = until_blocked(bed, &nic.id).await?;
+        ensure!(reason.contains("migrat"), "blocked by: {reason}");
+        Ok(())
+    })
+    .await?;
+
+    ensure!(early.message.contains("migrat"), "{early:?}");
+    let other = early.nic.context("the refusal names the NIC")?;
+    until_state(bed, &other, NicState::Available).await?;
+    until_state(bed, &nic.id, NicState::Available).await?;
+    for id in [&other, &nic.id] {
+        retire(&client, id).await?;
+    }
+    vm.guest.kill_container(&target).await?;
+    vm.guest.kill_container(&container).await
 }
 
 /// One that answers nothing any more keeps nobody but its own VM waiting.
