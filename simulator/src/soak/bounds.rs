@@ -27,8 +27,8 @@ const UNANSWERED: Duration = Duration::from_secs(10);
 /// Until something is noticed that nobody tells of: a full look, and the deadline of a call.
 const UNTOLD: Duration = Duration::from_secs(45);
 /// Whatever waits for a guest that does not answer: the patience of an attach on the way there, on
-/// the way back, and the schedule of requests to let go.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// the way back, and the schedule of requests to let go. Longer than any client waits.
+const PATIENCE: Duration = Duration::from_secs(260);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -52,29 +52,34 @@ impl Bounds {
     pub fn of_requests(&self, step: &Step, models: &[&Model]) -> Vec<Duration> {
         let troubles: Duration = step.troubles.iter().map(cost).sum();
         let operations = step.act.operations().iter();
-        let of_one = |operation| {
-            let all = models
-                .iter()
-                .map(|model| self.of_operation(operation, model));
-            all.max().unwrap_or_default() + troubles
+        let of_one = |operation: &Operation| {
+            let alone = match operation {
+                Operation::Ask(request) => self.of_request(*request, models),
+                Operation::Happen(happening) => {
+                    let all = models
+                        .iter()
+                        .map(|model| self.of_happening(*happening, model));
+                    all.max().unwrap_or_default()
+                }
+            };
+            alone + troubles
         };
         operations.map(of_one).collect()
     }
 
-    fn of_operation(&self, operation: &Operation, model: &Model) -> Duration {
-        match operation {
-            Operation::Ask(request) => self.of_request(*request, model),
-            Operation::Happen(happening) => self.of_happening(*happening, model),
-        }
-    }
-
-    fn of_request(&self, request: Request, model: &Model) -> Duration {
+    /// Where the NIC may be by any model, an agent may be missing by any other: one may end
+    /// amid the request.
+    fn of_request(&self, request: Request, models: &[&Model]) -> Duration {
         let (nic, to) = match request {
             Request::Attach(nic, spot) | Request::Move(nic, spot) => (nic, Some(spot.vm)),
             Request::Create(nic) | Request::Detach(nic) | Request::Delete(nic) => (nic, None),
         };
-        let mut involved = vm_of(model, nic).into_iter().chain(to);
-        match involved.all(|vm| !model.runs(vm) || answers(model, vm)) {
+        let at = models.iter().filter_map(|model| vm_of(model, nic));
+        let answers = |vm: VmKey| {
+            let mut models = models.iter();
+            models.all(|model| !model.runs(vm) || answers(model, vm))
+        };
+        match at.chain(to).all(answers) {
             // The VM may have been switched on a moment ago.
             true => QUICK + self.boot,
             false => PATIENCE,
@@ -92,7 +97,10 @@ impl Bounds {
             | Happening::KeepDevices(_) => QUICK,
             Happening::StopAgent(_) => UNANSWERED,
             // Whatever has waited for it goes on, wherever that leads.
-            Happening::LetGo(vm) | Happening::Reset(vm) | Happening::PowerOff(vm)
+            Happening::LetGo(vm)
+            | Happening::StartAgent(vm)
+            | Happening::Reset(vm)
+            | Happening::PowerOff(vm)
                 if waits_in(vm) =>
             {
                 PATIENCE

@@ -39,11 +39,14 @@ impl Scene<'_> {
         let told = hostd::http::vm_views(&service).into_iter();
         let wrong = told.filter_map(|vm| {
             let there = self.host.vms().get(&vm.id)?;
-            let power = there.power();
-            let booting = there.guest().is_some_and(|guest| guest.phase != Phase::Up);
+            let (power, guest) = (there.power(), there.guest());
+            let booting = guest.as_ref().is_some_and(|guest| guest.phase != Phase::Up);
             let key = self.cast.vm_key(&vm.id)?;
             let answers = vm.agent.state == AgentState::Ready;
-            let knows = answers == model.has_agent(key);
+            // What answered before a reset tells nothing of what runs after it.
+            let boot = guest.map(|guest| guest.boot_id.to_string());
+            let is_fresh = !answers || vm.agent.boot_id == boot;
+            let knows = answers == model.has_agent(key) && is_fresh;
             let (id, seen, agent) = (&vm.id, vm.power, vm.agent.state);
             (seen != Some(power) || booting || !knows).then(|| {
                 format!(
