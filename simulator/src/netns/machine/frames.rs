@@ -83,15 +83,17 @@ fn sender(queue: &OwnedFd) -> io::Result<Sender> {
 
 /// Until the link that is read from is gone.
 async fn carry(from: Receiver, to: Sender, open: Arc<AtomicBool>) {
-    // A tap whose link goes away is in error from then on, and need not be readable once more.
+    // A tap whose link goes away is in error from then on (`tun_chr_poll`), and need not be
+    // readable once more.
     let news = Interest::READABLE | Interest::ERROR;
     let mut frame = vec![0; FRAME_MAX];
-    while from.ready(news).await.is_ok() {
+    while let Ok(ready) = from.ready(news).await {
         match from.try_read(&mut frame) {
             Ok(length) if open.load(Ordering::Relaxed) => write(&to, &frame[..length]).await,
             // Without a carrier nothing is delivered.
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_error() => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if is_end(&error) => return,
             Err(error) => tracing::debug!(%error, "a frame was not read"),
         }
