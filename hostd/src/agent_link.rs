@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::pace::Pace;
+use crate::sabotage::{self, Sabotage};
 use crate::supervisor::{Course, Supervisor};
 use crate::surroundings::{ChannelStream, Surroundings};
 
@@ -405,6 +406,10 @@ impl AgentLink {
         let report = tamed(report);
         let arrived = !matches!(report.phase, Phase::Awaited | Phase::Absent);
         self.view.send_modify(|view| {
+            let was = view.reports.get(&report.nic).map(|seen| &seen.report.phase);
+            if sabotage::is(Sabotage::TrustOldReports) && matches!(was, Some(Phase::Bound { .. })) {
+                return;
+            }
             let earlier = view
                 .reports
                 .get(&report.nic)
@@ -425,7 +430,7 @@ impl AgentLink {
 
     fn session_over(&mut self, reason: CloseReason) -> Duration {
         let (state, wait) = match reason {
-            CloseReason::Lost { .. } | CloseReason::Restarted => {
+            CloseReason::Lost { .. } | CloseReason::MessagesLost | CloseReason::Restarted => {
                 (AgentState::Connecting, RESTART_PAUSE)
             }
             CloseReason::Incompatible {

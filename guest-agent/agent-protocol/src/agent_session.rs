@@ -90,6 +90,9 @@ struct Open {
     /// Newest unsent report of each NIC, in the order in which the NICs first waited.
     reports: BTreeMap<NicId, Vec<u8>>,
     order: VecDeque<NicId>,
+    /// Messages about NICs that have come, and reports that have gone out.
+    heard: u64,
+    reported: u64,
 }
 
 impl AgentSession {
@@ -146,6 +149,7 @@ impl AgentSession {
         }
         let open = self.session.as_mut()?;
         let nic = open.order.pop_front()?;
+        open.reported += 1;
         open.reports.remove(&nic)
     }
 
@@ -220,14 +224,22 @@ impl AgentSession {
     }
 
     fn handle_message(&mut self, message: HostMessage) {
+        let Some(open) = &mut self.session else {
+            return;
+        };
+        open.heard += u64::from(message.is_counted());
         match message {
             HostMessage::Declare { nics, remaining } => self.handle_declare(nics, remaining),
             HostMessage::Want { nic } => self.events.push_back(AgentEvent::Wanted(nic)),
             HostMessage::Forget { nic } => self.events.push_back(AgentEvent::Forgotten(nic)),
             HostMessage::Ping { sequence } => {
-                if let Some(open) = &self.session {
-                    self.reply(open.nonce, AgentMessage::Pong { sequence });
-                }
+                let pong = AgentMessage::Pong {
+                    sequence,
+                    heard: open.heard,
+                    reported: open.reported,
+                };
+                let nonce = open.nonce;
+                self.reply(nonce, pong);
             }
             HostMessage::Hello { .. } => {}
         }
@@ -268,6 +280,8 @@ impl Open {
             declaration: Vec::new(),
             reports: BTreeMap::new(),
             order: VecDeque::new(),
+            heard: 0,
+            reported: 0,
         }
     }
 }

@@ -109,7 +109,11 @@ fn a_ping_is_answered_with_its_sequence() {
 
     agent.handle_bytes(&frame(OLD, &HostMessage::Ping { sequence: 42 }));
 
-    let pong = AgentMessage::Pong { sequence: 42 };
+    let pong = AgentMessage::Pong {
+        sequence: 42,
+        heard: 0,
+        reported: 0,
+    };
     assert_eq!(sent(&mut agent), [(OLD, pong)]);
 }
 

@@ -77,6 +77,9 @@ pub enum CloseReason {
         /// How many.
         missed: u64,
     },
+    /// A message of either side has not arrived, although later ones have.
+    #[error("messages were lost on the way")]
+    MessagesLost,
     /// Bytes that are no frame, within an established session.
     #[error("the agent sent bytes that are no frame")]
     BrokenFraming,
@@ -390,8 +393,17 @@ impl HostSession {
 
     fn handle_message(&mut self, message: AgentMessage) {
         match message {
-            AgentMessage::Report { report } => self.handle_report(*report),
-            AgentMessage::Pong { sequence } => self.handle_pong(sequence),
+            AgentMessage::Report { report } => {
+                if let State::Established(session) = &mut self.state {
+                    session.reports_heard += 1;
+                }
+                self.handle_report(*report);
+            }
+            AgentMessage::Pong {
+                sequence,
+                heard,
+                reported,
+            } => self.handle_pong(sequence, heard, reported),
             AgentMessage::NoSession => self.close(CloseReason::Restarted),
             // A Hello that crossed its Welcome is answered again.
             AgentMessage::Welcome { .. } | AgentMessage::Incompatible { .. } => {
@@ -428,13 +440,17 @@ impl HostSession {
         self.events.push_back(SessionEvent::Report(report));
     }
 
-    fn handle_pong(&mut self, sequence: u64) {
-        if let State::Established(session) = &mut self.state
-            && (session.last_pong + 1..=session.pings_sent).contains(&sequence)
-        {
-            session.last_pong = sequence;
-        } else {
+    fn handle_pong(&mut self, sequence: u64, heard: u64, reported: u64) {
+        let State::Established(session) = &mut self.state else {
+            return;
+        };
+        if !(session.last_pong + 1..=session.pings_sent).contains(&sequence) {
             self.counters.unexpected_messages += 1;
+            return;
+        }
+        session.last_pong = sequence;
+        if session.misses_messages(heard, reported) {
+            self.close(CloseReason::MessagesLost);
         }
     }
 

@@ -104,6 +104,15 @@ fn established() -> (HostSession, AgentSession) {
     (host, agent)
 }
 
+/// Of an agent that has heard all and reported nothing.
+fn pong(sequence: u64) -> AgentMessage {
+    AgentMessage::Pong {
+        sequence,
+        heard: 9,
+        reported: 0,
+    }
+}
+
 fn message(nonce: SessionNonce, message: &AgentMessage) -> Vec<u8> {
     encode_frame(nonce, &encode(message)).unwrap()
 }
@@ -320,11 +329,71 @@ fn pongs_nobody_waits_for_do_not_keep_an_agent_alive() {
     while host.is_established() {
         now = host.next_deadline().unwrap();
         host.handle_timeout(now);
-        host.handle_bytes(&message(NONCE, &AgentMessage::Pong { sequence: 99 }), now);
+        host.handle_bytes(&message(NONCE, &pong(99)), now);
     }
 
     assert_eq!(now, START + 4 * PING_INTERVAL);
     assert!(host.counters().unexpected_messages >= 3);
+}
+
+/// What is sent from `now` on, with the agent's answers, but for the `lost` message.
+fn exchange_but(host: &mut HostSession, agent: &mut AgentSession, now: Duration, lost: &str) {
+    let is_lost = |frame: &[u8]| String::from_utf8_lossy(frame).contains(lost);
+    host.handle_timeout(now);
+    while let Some(frame) = host.poll_transmit() {
+        if !is_lost(&frame) {
+            agent.handle_bytes(&frame);
+        }
+    }
+    while let Some(frame) = agent.poll_transmit() {
+        if !is_lost(&frame) {
+            host.handle_bytes(&frame, now);
+        }
+    }
+}
+
+#[test]
+fn a_wish_that_was_lost_is_missed_at_the_next_ping() {
+    let (mut host, mut agent) = established();
+    host.want(wanted(1, 6)).unwrap();
+    exchange_but(&mut host, &mut agent, START, "want");
+    assert_eq!(events(&mut host), []);
+
+    exchange_but(&mut host, &mut agent, START + PING_INTERVAL, "nothing");
+
+    let lost = SessionEvent::Closed(CloseReason::MessagesLost);
+    assert_eq!(events(&mut host), [lost]);
+}
+
+#[test]
+fn a_report_that_was_lost_is_missed_at_the_next_ping() {
+    let (mut host, mut agent) = established();
+    agent.report(report(1, 5, Phase::Binding)).unwrap();
+    exchange_but(&mut host, &mut agent, START, "report");
+    assert_eq!(events(&mut host), []);
+
+    exchange_but(&mut host, &mut agent, START + PING_INTERVAL, "nothing");
+
+    let lost = SessionEvent::Closed(CloseReason::MessagesLost);
+    assert_eq!(events(&mut host), [lost]);
+}
+
+#[test]
+fn what_is_still_on_its_way_is_not_missed() {
+    let (mut host, mut agent) = established();
+    host.handle_timeout(START + PING_INTERVAL);
+    let ping = host.poll_transmit().unwrap();
+    host.want(wanted(1, 6)).unwrap();
+    let want = host.poll_transmit().unwrap();
+
+    agent.report(report(1, 5, Phase::Binding)).unwrap();
+    agent.handle_bytes(&ping);
+    agent.handle_bytes(&want);
+    while let Some(frame) = agent.poll_transmit() {
+        host.handle_bytes(&frame, START + PING_INTERVAL);
+    }
+
+    assert!(host.is_established());
 }
 
 #[test]
@@ -365,7 +434,7 @@ fn an_owner_that_does_not_poll_keeps_the_newest_reports_only() {
 
 #[test]
 fn bad_bytes_within_a_session_end_it_with_the_reason() {
-    let mut flipped = message(NONCE, &AgentMessage::Pong { sequence: 1 });
+    let mut flipped = message(NONCE, &pong(1));
     flipped[25] ^= 1;
     let frame = |payload: &[u8]| encode_frame(NONCE, payload).unwrap();
     let nested = frame("[".repeat(60_000).as_bytes());
@@ -396,17 +465,17 @@ fn a_flood_of_frames_or_bytes_ends_the_session() {
     let limits = ReceiveLimits {
         frames_per_second: 10,
         frames_burst: 10,
-        bytes_per_second: 1000,
-        bytes_burst: 1000,
+        bytes_per_second: 1500,
+        bytes_burst: 1500,
     };
     let cases = [
-        (FloodLimit::Frames, AgentMessage::Pong { sequence: 0 }, 12),
+        (FloodLimit::Frames, pong(0), 12),
         (
             FloodLimit::Bytes,
             AgentMessage::Report {
                 report: Box::new(report(1, 5, Phase::Awaited)),
             },
-            9,
+            14,
         ),
     ];
     for (limit, flood, count) in cases {

@@ -47,6 +47,16 @@ pub enum HostMessage {
     },
 }
 
+impl HostMessage {
+    /// Whether it is one of those that a [`AgentMessage::Pong`] counts: a lost one would be missed.
+    pub(crate) fn is_counted(&self) -> bool {
+        match self {
+            Self::Declare { .. } | Self::Want { .. } | Self::Forget { .. } => true,
+            Self::Hello { .. } | Self::Ping { .. } => false,
+        }
+    }
+}
+
 /// Guest to host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -77,6 +87,10 @@ pub enum AgentMessage {
     Pong {
         /// As it came.
         sequence: u64,
+        /// How many declarations, wishes and farewells of this session came before the Ping.
+        heard: u64,
+        /// How many reports of this session went out before this answer.
+        reported: u64,
     },
 }
 

@@ -213,8 +213,15 @@ async fn a_million_pongs() {
     let siege = Siege::start().await;
     let attack = |mut line: Line| async move {
         line.open().await?;
-        line.flood(&AgentMessage::Pong { sequence: 1 }, 1_000_000)
-            .await
+        line.flood(
+            &AgentMessage::Pong {
+                sequence: 1,
+                heard: 0,
+                reported: 0,
+            },
+            1_000_000,
+        )
+        .await
     };
     siege.withstand(attack, misbehaving).await;
 }

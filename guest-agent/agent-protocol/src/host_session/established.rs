@@ -31,6 +31,10 @@ pub(super) struct Established {
     ping: Due,
     pub(super) pings_sent: u64,
     pub(super) last_pong: u64,
+    /// Messages about NICs that were sent, in all and before the last Ping.
+    told: u64,
+    told_before_ping: u64,
+    pub(super) reports_heard: u64,
     /// How many Pings are still to follow one another without rest.
     attentive: u32,
 }
@@ -51,6 +55,9 @@ impl Established {
             ping: Due::Later,
             pings_sent: 0,
             last_pong: 0,
+            told: 0,
+            told_before_ping: 0,
+            reports_heard: 0,
             attentive: ATTENTIVE_PINGS,
         }
     }
@@ -86,10 +93,27 @@ impl Established {
         None
     }
 
+    /// Whether a side has not heard all that the other had said before the last Ping, or its
+    /// answer. A pipe keeps the order, so what is missing then has been lost, and only a session
+    /// that begins anew tells it again.
+    pub(super) fn misses_messages(&self, heard: u64, reported: u64) -> bool {
+        let is_latest = self.last_pong == self.pings_sent;
+        (is_latest && heard < self.told_before_ping) || self.reports_heard < reported
+    }
+
     pub(super) fn next_message(
         &mut self,
         wanted: &BTreeMap<NicId, WantedNic>,
     ) -> Option<HostMessage> {
+        let message = self.draw_message(wanted)?;
+        self.told += u64::from(message.is_counted());
+        if matches!(message, HostMessage::Ping { .. }) {
+            self.told_before_ping = self.told;
+        }
+        Some(message)
+    }
+
+    fn draw_message(&mut self, wanted: &BTreeMap<NicId, WantedNic>) -> Option<HostMessage> {
         if let Some(undeclared) = &mut self.undeclared {
             let nics = next_part(undeclared, wanted);
             let remaining = u32::try_from(undeclared.len()).expect("at most MAX_NICS");
