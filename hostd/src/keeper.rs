@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::{EventKind, HypervisorEvent};
-use nic_lifecycle::{NicRecord, Retirement};
+use nic_lifecycle::{Ledger, NicRecord, Retirement};
 use nic_model::VmId;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
@@ -42,6 +42,15 @@ pub(crate) struct Keeper {
     supervisor: Supervisor,
     /// VMs whose workers this keeper has started: no other keeper's VM is ever dropped by it.
     own: BTreeMap<VmId, Kept>,
+    awaited: Awaited,
+}
+
+/// What the ledger waits for of this keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// Until then, a VM that nobody has heard of may be one all the same.
+    Listing,
+    Nothing,
 }
 
 struct Kept {
@@ -63,12 +72,14 @@ impl Keeper {
         tools: Tools,
         supervisor: Supervisor,
     ) -> Self {
+        tools.store.observe(Ledger::await_listing);
         Self {
             backend,
             vms,
             tools,
             supervisor,
             own: BTreeMap::new(),
+            awaited: Awaited::Listing,
         }
     }
 
@@ -125,6 +136,9 @@ impl Keeper {
                 return tracing::warn!(error = &error as &dyn std::error::Error, "VMs not listed");
             }
         };
+        if std::mem::replace(&mut self.awaited, Awaited::Nothing) == Awaited::Listing {
+            self.tools.store.observe(Ledger::note_listing);
+        }
         for kept in self.own.values_mut() {
             kept.listing = Listing::Unlisted;
         }
@@ -158,6 +172,7 @@ impl Keeper {
                 kept.listing = listing;
             }
         } else if let Some(worker) = self.vms.add(&vm, || self.start_worker(&vm)) {
+            self.tools.store.observe(|ledger| ledger.not_observed(&vm));
             let found = Happening::VmChanged("found".to_owned());
             self.tools.board.vm_event(&vm, found);
             self.own.insert(vm, Kept { listing, worker });

@@ -24,7 +24,8 @@ pub enum Sabotage {
     IgnoreDeviceGone,
     /// Nobody looks at what has changed while the connection to a hypervisor was lost.
     ForgetLookAfterReconnect,
-    /// What the agent reported on an earlier wish counts for the present one.
+    /// An agent's report that a NIC is bound counts until it is told to forget that NIC, whatever
+    /// it reports later on.
     TrustOldReports,
     /// A failed attach is not undone.
     SkipUndo,

@@ -275,7 +275,6 @@ impl Ledger {
     fn usable_vm(&self, tenant: &TenantId, vm: &VmId) -> Result<&VmHardware, Refusal> {
         let unknown =
             || Refusal::new(RefusalKind::NotFound, format!("there is no VM {vm}")).at("vm");
-        let hardware = self.hardware(vm).ok_or_else(unknown)?;
         if self
             .site
             .tenant_of
@@ -284,6 +283,15 @@ impl Ledger {
         {
             return Err(unknown());
         }
+        let unseen = || match self.may_exist(vm) {
+            true => Refusal::new(
+                RefusalKind::Unavailable,
+                format!("VM {vm} has not been seen yet"),
+            )
+            .at("vm"),
+            false => unknown(),
+        };
+        let hardware = self.hardware(vm).ok_or_else(unseen)?;
         match hardware.power {
             PowerState::Running | PowerState::Paused => Ok(hardware),
             PowerState::Off => {

@@ -54,6 +54,8 @@ pub struct Ledger {
     nics_at_vm: BTreeMap<VmId, BTreeSet<NicId>>,
     hardware: BTreeMap<VmId, VmHardware>,
     unanswered: BTreeSet<VmId>,
+    /// Hypervisors that have yet to say which VMs they have.
+    listings_awaited: usize,
     retired: BTreeSet<VmId>,
 }
 
@@ -177,6 +179,22 @@ impl Ledger {
         if !self.retired.contains(vm) {
             self.unanswered.insert(vm.clone());
         }
+    }
+
+    /// Notes that a hypervisor has yet to say which VMs it has.
+    pub fn await_listing(&mut self) {
+        self.listings_awaited += 1;
+    }
+
+    /// Notes that one that was waited for has said so.
+    pub fn note_listing(&mut self) {
+        self.listings_awaited = self.listings_awaited.saturating_sub(1);
+    }
+
+    /// Whether there may be a VM that has not been seen.
+    #[must_use]
+    pub fn may_exist(&self, vm: &VmId) -> bool {
+        self.listings_awaited > 0 || self.unanswered.contains(vm)
     }
 
     /// Whether what is known of a VM's hardware is what it was when last asked for.

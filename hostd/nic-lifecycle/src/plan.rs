@@ -382,7 +382,9 @@ fn detach(record: &NicRecord, seen: &Seen) -> Next {
         if let Some(next) = release(seen) {
             return next;
         }
-        if record.keeps_its_slot() && released(seen) {
+        // Behind a port that is cut off the guest may have been asked for the device already, and
+        // lets go of it whenever it likes: such a device is not put to use again.
+        if record.keeps_its_slot() && released(seen) && seen.port == PortSeen::Ready {
             return Next::Settle(NicEvent::Relocated, None);
         }
     }

@@ -269,6 +269,38 @@ fn a_guest_that_refuses_is_asked_again_and_never_loses_its_port_meanwhile() {
     assert!(world.seen.device.is_some());
 }
 
+/// A NIC that moves within its slot, released by an agent behind a port that looks like `port`.
+fn leaving_released(port: PortSeen) -> Next {
+    let mut ledger = ledger(1, 1, HostQuota::default());
+    let mut record = create(&mut ledger, 1);
+    record = ledger.admit_attach(&record, place("vm1", 1), 0).unwrap();
+    record.apply(NicEvent::Bound, 0).unwrap();
+    record = ledger.admit_move(&record, place("vm1", 2), 0).unwrap();
+    let mut world = World::attaching();
+    world.record = record;
+    world.perform(Action::MakePort);
+    world.perform(Action::Declare);
+    world.perform(Action::Plug);
+    let seen = Seen {
+        port,
+        agent: AgentSeen::Told(Some(Phase::Released)),
+        ..world.look()
+    };
+    step(&world.record, &seen)
+}
+
+#[test]
+fn a_device_that_its_guest_may_have_been_asked_for_is_not_put_to_use_again() {
+    assert_eq!(
+        leaving_released(PortSeen::Ready),
+        Next::Settle(NicEvent::Relocated, None)
+    );
+    assert_eq!(
+        leaving_released(PortSeen::Isolated),
+        Next::Do(Action::Unplug)
+    );
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_end_is_the_goal_or_nothing(

@@ -4,7 +4,7 @@
 
 mod support;
 
-use nic_lifecycle::{HostQuota, Ledger, NicEvent, NicRecord, RefusalKind, Retirement};
+use nic_lifecycle::{HostQuota, Ledger, NicEvent, NicRecord, RefusalKind, Retirement, Site};
 use nic_model::VmId;
 use support::{create, hardware, ledger, place};
 
@@ -47,6 +47,33 @@ fn nobody_is_admitted_to_a_retired_vm_whatever_is_still_observed_of_it() {
         (RefusalKind::NotFound, Some("vm"))
     );
     assert_eq!(ledger.hardware(&vm1()), None);
+}
+
+#[test]
+fn a_vm_is_not_denied_before_every_hypervisor_has_said_which_it_has() {
+    let mut ledger = Ledger::new(Site::default());
+    let asked = |ledger: &Ledger| ledger.may_exist(&vm1());
+    ledger.await_listing();
+    ledger.await_listing();
+    ledger.note_listing();
+    assert!(asked(&ledger));
+
+    ledger.note_listing();
+    assert!(!asked(&ledger));
+    ledger.not_observed(&vm1());
+
+    assert!(asked(&ledger));
+}
+
+#[test]
+fn a_request_for_a_vm_that_has_not_been_looked_at_is_to_come_again() {
+    let mut ledger = ledger(1, 1, HostQuota::default());
+    let record = create(&mut ledger, 1);
+    ledger.await_listing();
+
+    let refusal = ledger.admit_attach(&record, place("vm9", 1), 0);
+
+    assert_eq!(refusal.unwrap_err().kind, RefusalKind::Unavailable);
 }
 
 #[test]

@@ -36,8 +36,8 @@ use crate::store::{SettleError, Store};
 use crate::surroundings::Surroundings;
 use hypervisor::{Hypervisor, InspectError, Trouble};
 use nic_lifecycle::{
-    Action, AgentSeen, Blocked, Next, NicEvent, NicRecord, NicState, Patience, Reason, Seen, Step,
-    step,
+    Action, AgentSeen, Blocked, Next, NicEvent, NicRecord, NicState, Patience, PortSeen, Reason,
+    Seen, Step, step,
 };
 use nic_model::{NicId, PowerState, VmHardware, VmId, VmRunId};
 use port::TapAccess;
@@ -197,9 +197,11 @@ impl VmWorker {
         for record in records {
             let known = self.nics.get(&record.id);
             if known.is_none_or(|known| known.generation != record.generation) {
-                let port = match known {
-                    Some(known) => known.port,
-                    None => self.look_at_port(record).await,
+                // For a NIC in use a port that nobody holds is as good as none; what is to be put
+                // away is another matter.
+                let port = match known.map(|known| known.port) {
+                    Some(port) if port != PortSeen::Absent => port,
+                    Some(_) | None => self.look_at_port(record).await,
                 };
                 let patience = self.patience_for(record.state);
                 let progress = self.nics.entry(record.id.clone()).or_default();
