@@ -86,6 +86,13 @@ impl Bounds {
         }
     }
 
+    /// How long what went wrong in a step may still be felt once all has come to rest: nobody is
+    /// told of a line that has fallen silent, and what was late may come when nobody waits for it.
+    #[must_use]
+    pub fn aftermath(step: &Step) -> Duration {
+        step.troubles.iter().map(aftermath).sum()
+    }
+
     fn of_happening(&self, happening: Happening, model: &Model) -> Duration {
         let waits_in = |vm: VmKey| {
             let mut nics = (0..NICS).map(NicKey);
@@ -125,6 +132,26 @@ fn vm_of(model: &Model, nic: NicKey) -> Option<VmKey> {
 
 fn answers(model: &Model, vm: VmKey) -> bool {
     model.has_agent(vm) && !model.keeps_devices(vm)
+}
+
+fn aftermath(trouble: &Trouble) -> Duration {
+    match trouble {
+        Trouble::AgentDies { after, .. } => *after + UNANSWERED + RECONNECT,
+        Trouble::Mischief(mischief) => match &mischief.effect {
+            Effect::Delay(span) => span.0 + QUICK,
+            Effect::Stall | Effect::Lose | Effect::Corrupt | Effect::Cut(_) | Effect::Crash(_)
+                if !mischief.operation.starts_with("qmp") =>
+            {
+                UNANSWERED + RECONNECT
+            }
+            _ => Duration::ZERO,
+        },
+        Trouble::Kill(_)
+        | Trouble::PowerLoss(_)
+        | Trouble::Twice { .. }
+        | Trouble::Impatience
+        | Trouble::ClockJump { .. } => Duration::ZERO,
+    }
 }
 
 fn cost(trouble: &Trouble) -> Duration {

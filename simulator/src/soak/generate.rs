@@ -8,7 +8,7 @@ use misbehaviour::{Chance, Pace, Side, Span};
 use oracle::model::{Happening, Model, NicKey, Operation, Request, Spot, Standing, VmKey};
 
 use super::menu::Mischief;
-use super::step::{Act, Blackout, Kill, Moment, Step, Trouble};
+use super::step::{Act, Blackout, Kill, Moment, Step, Trouble, is_possible};
 use super::{NICS, NICS_PER_VM, VMS, container_keys, vm_keys};
 use crate::sim::{Keeping, Plan};
 
@@ -174,6 +174,7 @@ fn candidates(chance: &mut Chance, model: &Model) -> Candidates {
     let requests = nics.flat_map(|nic| requests(chance, model, nic));
     let mut all: Candidates = requests.collect();
     all.extend(vm_keys().flat_map(|vm| in_vm(model, vm)));
+    all.retain(|(_, operation)| is_possible(model, operation));
     all
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use fake_guest::kernel::Phase;
+use fake_guest::kernel::{GuestView, Phase};
 use host_api::{AgentState, Nic, NicState};
 use nic_model::NicId;
 use oracle::model::{Health, Model, NicKey, Spot, Standing, VmKey};
@@ -12,6 +12,9 @@ use oracle::{Reachability, SystemView};
 use super::cast::{Cast, Container};
 use super::{NICS, report::Breach, report::Caught};
 use crate::sim::Host;
+
+/// What hostd says of a device that its guest was asked for in vain.
+const KEPT: &str = "the guest has not let go of the device";
 
 /// A world as it is now.
 pub(crate) struct Scene<'a> {
@@ -36,18 +39,21 @@ impl Scene<'_> {
         let Some(service) = self.host.service() else {
             return vec!["no hostd runs".to_owned()];
         };
-        let told = hostd::http::vm_views(&service).into_iter();
-        let wrong = told.filter_map(|vm| {
-            let there = self.host.vms().get(&vm.id)?;
+        let told = hostd::http::vm_views(&service);
+        let vms = self.host.vms().iter();
+        let wrong = vms.filter_map(|(id, there)| {
+            let Some(vm) = told.iter().find(|vm| vm.id == *id) else {
+                return Some(format!("{id}: hostd has not heard of it"));
+            };
             let (power, guest) = (there.power(), there.guest());
-            let booting = guest.as_ref().is_some_and(|guest| guest.phase != Phase::Up);
+            let booting = guest.as_ref().is_some_and(is_busy);
             let key = self.cast.vm_key(&vm.id)?;
             let answers = vm.agent.state == AgentState::Ready;
             // What answered before a reset tells nothing of what runs after it.
             let boot = guest.map(|guest| guest.boot_id.to_string());
             let is_fresh = !answers || vm.agent.boot_id == boot;
             let knows = answers == model.has_agent(key) && is_fresh;
-            let (id, seen, agent) = (&vm.id, vm.power, vm.agent.state);
+            let (seen, agent) = (vm.power, vm.agent.state);
             (seen != Some(power) || booting || !knows).then(|| {
                 format!(
                     "{id}: hostd sees {seen:?}, agent {agent}; it is {power:?}, boots: {booting}"
@@ -80,9 +86,7 @@ impl Scene<'_> {
             Standing::In { vm, health } => {
                 nic.state == NicState::InUse && self.is_at(nic, vm) && fits_health(nic, health)
             }
-            Standing::Stuck { vm } => {
-                !nic.state.is_settled() && nic.blocked.is_some() && self.is_at(nic, vm)
-            }
+            Standing::Stuck { vm } => self.is_stuck(nic, vm),
         };
         if !fits {
             return Some(format!("is {}, should be {standing:?}", shown(nic)));
@@ -100,6 +104,13 @@ impl Scene<'_> {
     fn is_at(&self, nic: &Nic, vm: VmKey) -> bool {
         let id = self.cast.vm_id(vm);
         nic.placement.as_ref().is_some_and(|place| place.vm == *id)
+    }
+
+    /// The guest has been asked for the device in vain, and that is what hostd tells.
+    fn is_stuck(&self, nic: &Nic, vm: VmKey) -> bool {
+        let told = nic.blocked.as_ref().map(|blocked| blocked.reason.as_str());
+        let is_kept = self.cast.vm(vm).devices().contains_key(&nic.id.device_id());
+        !nic.state.is_settled() && told == Some(KEPT) && is_kept && self.is_at(nic, vm)
     }
 
     fn open_port(&self, nic: &Nic) -> Option<String> {
@@ -129,6 +140,12 @@ impl Scene<'_> {
         let usable = link.carries() && has_all && open;
         (!usable).then(|| format!("cannot be used in {spot:?}: {link:?}, {tap} open: {open}"))
     }
+}
+
+/// Whether a guest boots, or its kernel has yet to make a link of a device.
+fn is_busy(guest: &GuestView) -> bool {
+    let mut devices = guest.devices.iter();
+    guest.phase != Phase::Up || devices.any(|device| guest.link_of(&device.path).is_none())
 }
 
 fn fits_health(nic: &Nic, health: Health) -> bool {

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::bounds::Bounds;
 use super::cast::Cast;
 use super::customer::{Customer, Manner, Told, Wish};
-use super::ends::{End, ends_of, fits};
+use super::ends::{Agents, End, ends_of, fits, is_amid};
 use super::judge::{Scene, breach_of};
 use super::report::{Breach, Caught};
 use super::step::{Act, Step, Trouble};
@@ -52,6 +52,8 @@ pub struct Rig {
     cast: RefCell<Cast>,
     beliefs: Vec<Model>,
     bounds: Bounds,
+    /// Until when something of earlier steps may still be felt.
+    disturbed_until: Instant,
     chance: Chance,
     lives: u64,
     /// Tells the tokens of clients apart.
@@ -86,6 +88,7 @@ impl Rig {
             cast: RefCell::new(cast),
             beliefs: vec![first_model()],
             bounds: Bounds::of(plan),
+            disturbed_until: Instant::now(),
             chance: Chance::new(plan.seed).fork("rig"),
             lives: 1,
             tokens: Cell::new(0),
@@ -119,7 +122,7 @@ impl Rig {
     /// # Errors
     /// What is wrong.
     pub async fn perform(&mut self, step: &Step) -> Result<(), Breach> {
-        self.still_right()?;
+        self.be_still_right().await?;
         let expected = self.expect(step);
         let end = expected.ends[0].model.clone();
         let storm = Storm::new(self.host(), step);
@@ -138,15 +141,23 @@ impl Rig {
         self.lives += storm.lives.get();
         self.chance = chance;
         self.beliefs = performed?;
+        let felt_until = Instant::now() + Bounds::aftermath(step);
+        self.disturbed_until = self.disturbed_until.max(felt_until);
         self.sim.pass(step.pause).await;
         Ok(())
     }
 
     fn expect(&self, step: &Step) -> Expected {
-        let ends = ends_of(&self.beliefs, step);
+        let disturbance = self.disturbance();
+        let agents = match step.troubles.is_empty() && disturbance.is_zero() {
+            true => Agents::Prompt,
+            false => Agents::Late,
+        };
+        let ends = ends_of(&self.beliefs, step, agents);
         let afterwards = ends.iter().map(|end| &end.model);
         let models: Vec<&Model> = afterwards.chain(&self.beliefs).collect();
         let bounds = self.bounds.of_requests(step, &models);
+        let bounds: Vec<Duration> = bounds.into_iter().map(|it| it + disturbance).collect();
         let longest = bounds.iter().max().copied().unwrap_or_default();
         Expected {
             ends,
@@ -155,13 +166,25 @@ impl Rig {
         }
     }
 
-    /// Whether all is as it was left.
+    /// How long what went wrong in earlier steps may still be felt.
+    fn disturbance(&self) -> Duration {
+        self.disturbed_until.duration_since(Instant::now())
+    }
+
+    /// Whether all is as it was left, or is again once nothing is felt any more of what went wrong.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn still_right(&mut self) -> Result<(), Breach> {
+    pub async fn be_still_right(&mut self) -> Result<(), Breach> {
         breach_of(Caught::Invariant, self.sim.violations(When::Any))?;
-        self.beliefs = self.judge(&self.beliefs)?;
+        let disturbance = self.disturbance();
+        self.beliefs = match disturbance.is_zero() {
+            true => self.judge(&self.beliefs)?,
+            false => {
+                let now = Instant::now();
+                self.rest(&self.beliefs, now, disturbance + LOOK[0]).await?
+            }
+        };
         Ok(())
     }
 
@@ -267,9 +290,12 @@ impl Rig {
         let errands: Vec<Errand<'_>> = operations
             .map(|(index, operation)| Errand {
                 operation,
-                delay: match index {
-                    0 => Duration::ZERO,
-                    _ => STAGGER * u32::try_from(chance.below(100)).unwrap_or_default() / 100,
+                // Often in the same instant: while one is being journalled, the next comes.
+                delay: match chance.below(200) {
+                    percent @ 1..100 if index > 0 => {
+                        STAGGER * u32::try_from(percent).unwrap_or_default() / 100
+                    }
+                    _ => Duration::ZERO,
                 },
                 wait: wait_for(&expected.ends, index),
                 bound: expected.bounds[index],
@@ -354,7 +380,7 @@ impl Rig {
             customer.ask(&wish).await
         };
         let (first, second) = futures::join!(customer.ask(&wish), again);
-        same_answer(first, &second)
+        same_answer(step, first, &second)
     }
 
     fn wish(&self, request: Request) -> Wish {
@@ -436,6 +462,9 @@ impl Rig {
         bound: Duration,
     ) -> Result<Vec<Model>, Breach> {
         loop {
+            // What happens in a QEMU or a guest is heard of as soon as their tasks have run.
+            let early = began.elapsed() < Duration::from_secs(5);
+            sleep(if early { LOOK[0] } else { LOOK[1] }).await;
             let late = began.elapsed() > bound;
             match self.judge(models) {
                 Ok(_) if late => {
@@ -447,8 +476,6 @@ impl Rig {
                 Err(breach) if began.elapsed() > bound + OVERTIME => return Err(breach),
                 Err(_not_yet) => {}
             }
-            let early = began.elapsed() < Duration::from_secs(5);
-            sleep(if early { LOOK[0] } else { LOOK[1] }).await;
         }
     }
 
@@ -504,10 +531,11 @@ fn wait_for(ends: &[End], index: usize) -> Duration {
     }
 }
 
-/// One token, one answer.
-fn same_answer(first: Told, second: &Told) -> Result<Told, Breach> {
+/// One token, one answer; but what happens between the two may change it: what is refused is
+/// looked at anew, and what has been done may be undone.
+fn same_answer(step: &Step, first: Told, second: &Told) -> Result<Told, Breach> {
     let two = matches!((&first.nic, &second.nic), (Some(one), Some(other)) if one != other);
-    let differ = first.outcome != second.outcome || two;
+    let differ = two || (!is_amid(step) && first.outcome != second.outcome);
     let sentence = format!("two clients with one token were told {first:?} and {second:?}");
     breach_of(
         Caught::Outcome,

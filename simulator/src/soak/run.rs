@@ -121,7 +121,7 @@ impl Run {
             }
         }
         rig.sim().pass(AFTERMATH).await;
-        rig.still_right()
+        rig.be_still_right().await
     }
 }
 

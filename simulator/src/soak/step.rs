@@ -6,6 +6,7 @@ use std::time::Duration;
 use misbehaviour::Side;
 use oracle::model::{Happening, Model, NicKey, Operation, Request, Standing, VmKey};
 
+use super::ends::Agents;
 use super::menu::Mischief;
 use crate::sim::Death;
 
@@ -136,7 +137,7 @@ impl Step {
     #[must_use]
     pub fn end(&self, model: &Model) -> Model {
         let order: Vec<usize> = (0..self.act.operations().len()).collect();
-        super::ends::end_of(model.clone(), self, &order).model
+        super::ends::end_of(model.clone(), self, &order, Agents::Prompt).model
     }
 
     /// Whether the host loses its power in it.
@@ -148,10 +149,15 @@ impl Step {
 }
 
 /// Whether an operation means anything: nothing happens in a VM that is off.
-fn is_possible(model: &Model, operation: &Operation) -> bool {
+pub(super) fn is_possible(model: &Model, operation: &Operation) -> bool {
     let runs = |vm: VmKey| model.runs(vm);
     match operation {
         Operation::Ask(Request::Create(nic)) => model.standing(*nic) == Standing::Absent,
+        // Nobody tells hostd in which boot that container lives, so it cannot know it again after
+        // the next one.
+        Operation::Ask(Request::Move(nic, to)) => {
+            model.has_agent(to.vm) || !runs(to.vm) || !is_kept(model, *nic)
+        }
         Operation::Ask(_) => true,
         Operation::Happen(happening) => match happening {
             Happening::StartContainer(spot) => runs(spot.vm) && !model.has_container(*spot),
@@ -170,9 +176,17 @@ fn is_possible(model: &Model, operation: &Operation) -> bool {
     }
 }
 
+/// Whether a NIC is where it cannot leave.
+fn is_kept(model: &Model, nic: NicKey) -> bool {
+    match model.standing(nic) {
+        Standing::In { vm, .. } | Standing::Stuck { vm } => model.keeps_devices(vm),
+        Standing::Absent | Standing::Nowhere => false,
+    }
+}
+
 /// Whether operations can be done at once such that any order of them tells how it ends: each on a
-/// NIC or VM of its own, and no two after the same last place, since a place is reserved for a
-/// while also by a request that comes to nothing.
+/// NIC or VM of its own, and after the last place only such as keep it when they get it, since a
+/// place is reserved for a while also by a request that comes to nothing.
 fn are_apart(model: &Model, operations: &[Operation]) -> bool {
     let mut nics: Vec<NicKey> = operations.iter().filter_map(nic_of).collect();
     let mut vms: Vec<VmKey> = operations.iter().filter_map(happens_in).collect();
@@ -188,11 +202,32 @@ fn are_apart(model: &Model, operations: &[Operation]) -> bool {
             .filter(|one| goes_to(one) == Some(vm))
             .count()
     };
-    let fits = super::vm_keys().all(|vm| coming(vm) <= model.room_in(vm));
+    let fits = super::vm_keys().all(|vm| {
+        let has_room = coming(vm) <= model.room_in(vm);
+        has_room || all_will_stay(model, operations, vm)
+    });
     nics.len() + vms.len() == count
         && fits
         && !operations.iter().any(ejects)
-        && !vms_to_lose(operations).any(|vm| model.keeps_devices(vm) && coming(vm) > 0)
+        && !vms_to_lose(operations).any(|vm| coming(vm) > 0 && keeps_any(model, operations, vm))
+}
+
+/// Whether a guest keeps what is on its way to `vm`: that of the VM, or the one it comes from.
+fn keeps_any(model: &Model, operations: &[Operation], vm: VmKey) -> bool {
+    let mut coming = operations.iter().filter(|one| goes_to(one) == Some(vm));
+    let kept = |one: &Operation| nic_of(one).is_some_and(|nic| is_kept(model, nic));
+    model.keeps_devices(vm) || coming.any(kept)
+}
+
+/// Whether nothing keeps those on their way to `vm` from being attached but the want of room.
+fn all_will_stay(model: &Model, operations: &[Operation], vm: VmKey) -> bool {
+    operations.iter().all(|one| match one {
+        Operation::Ask(Request::Attach(nic, to)) if to.vm == vm => {
+            let is_free = model.standing(*nic) == Standing::Nowhere;
+            is_free && model.has_container(*to) && model.has_agent(vm)
+        }
+        _ => goes_to(one) != Some(vm) && happens_in(one) != Some(vm),
+    })
 }
 
 /// VMs whose agent ends. What is on its way there then may have been plugged or not, which counts

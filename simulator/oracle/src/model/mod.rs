@@ -110,9 +110,6 @@ enum Kernel {
 pub struct Model {
     nics: BTreeMap<NicKey, Whereabouts>,
     vms: BTreeMap<VmKey, Vm>,
-    /// NICs that stayed in a VM after its guest was asked for their devices: a reset completes
-    /// what was asked (`acpi_pcihp_reset` in QEMU's `hw/acpi/pcihp.c`).
-    asked_for: BTreeMap<NicKey, VmKey>,
     max_nics_per_vm: usize,
 }
 
@@ -123,24 +120,19 @@ impl Model {
         Self {
             nics: BTreeMap::new(),
             vms: vms.into_iter().map(|vm| (vm, Vm::default())).collect(),
-            asked_for: BTreeMap::new(),
             max_nics_per_vm,
         }
     }
 
     /// Does an operation; what the client is told when it is a request.
     pub fn perform(&mut self, operation: &Operation) -> Option<Outcome> {
-        let outcome = match operation {
+        match operation {
             Operation::Ask(request) => Some(self.ask(*request)),
             Operation::Happen(happening) => {
                 self.happen(*happening);
                 None
             }
-        };
-        let nics = &self.nics;
-        let stays = |nic: &NicKey, vm: VmKey| matches!(nics.get(nic), Some(Whereabouts::In(place)) if place.spot.vm == vm);
-        self.asked_for.retain(|nic, vm| stays(nic, *vm));
-        outcome
+        }
     }
 
     fn ask(&mut self, request: Request) -> Outcome {
@@ -328,10 +320,7 @@ impl Model {
                 vm.containers.remove(&spot.container);
             }),
             Happening::StopAgent(vm) => self.change(vm, |vm| vm.agent = Agent::Stopped),
-            Happening::StartAgent(vm) => {
-                self.change(vm, |vm| vm.agent = Agent::Runs);
-                self.go_on_within(vm);
-            }
+            Happening::StartAgent(vm) => self.change(vm, |vm| vm.agent = Agent::Runs),
             Happening::KeepDevices(vm) => self.change(vm, |vm| vm.kernel = Kernel::KeepsDevices),
             Happening::LetGo(vm) => {
                 self.change(vm, |vm| vm.kernel = Kernel::LetsGo);
@@ -340,10 +329,6 @@ impl Model {
             Happening::Eject(nic) => self.lose(nic),
             Happening::Reset(vm) => {
                 self.change(vm, Vm::boot);
-                let asked_for = self.asked_for.iter().filter(|(_, at)| **at == vm);
-                for (nic, _) in asked_for {
-                    self.nics.insert(*nic, Whereabouts::Nowhere);
-                }
                 self.release_stuck(vm);
             }
             Happening::PowerOff(vm) => self.power_off(vm),

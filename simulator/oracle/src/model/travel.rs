@@ -9,7 +9,7 @@
 
 use host_api::ProblemCode;
 
-use super::{Agent, Model, NicKey, Outcome, Place, Power, VmKey, Whereabouts};
+use super::{Agent, Kernel, Model, NicKey, Outcome, Place, Power, VmKey, Whereabouts};
 
 /// What comes after leaving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +54,6 @@ impl Model {
         if let Some(vm) = at.filter(|vm| self.keeps(*vm, plan)) {
             self.nics.insert(nic, Whereabouts::Stuck { at: vm, plan });
             return Outcome::UnderWay;
-        }
-        if at.is_some_and(|vm| !self.stays(vm, plan)) {
-            self.asked_for.remove(&nic);
         }
         match plan {
             Plan::Out => self.end(nic, Outcome::Available),
@@ -107,15 +104,15 @@ impl Model {
         }
     }
 
-    /// Whether the guest keeps the device although it is to leave.
+    /// Whether the device stays although the NIC is to leave. Within one VM it need not leave at
+    /// all when the agent takes the link out of its container.
     fn keeps(&self, vm: VmKey, plan: Plan) -> bool {
-        self.runs(vm) && self.keeps_devices(vm) && !self.stays(vm, plan)
-    }
-
-    /// Whether the device need not leave: within one VM the agent takes the link from container to
-    /// container.
-    fn stays(&self, vm: VmKey, plan: Plan) -> bool {
-        self.has_agent(vm) && plan.next().is_some_and(|next| next.spot.vm == vm)
+        let Some(state) = self.vms.get(&vm) else {
+            return false;
+        };
+        let stays = plan.next().is_some_and(|next| next.spot.vm == vm);
+        let by_agent = stays && state.agent == Agent::Runs;
+        state.power == Power::On && state.kernel == Kernel::KeepsDevices && !by_agent
     }
 
     fn arrive(&self, place: Place) -> Result<(), Failed> {
@@ -135,30 +132,17 @@ impl Model {
 
     /// The guest of `vm` has let go of whatever it kept.
     pub(super) fn release_stuck(&mut self, vm: VmKey) {
-        for (nic, plan) in self.stuck_in(vm) {
-            self.travel(nic, None, plan);
-        }
-    }
-
-    /// An agent runs again in `vm`: what is to stay there needs no unplugging any more.
-    pub(super) fn go_on_within(&mut self, vm: VmKey) {
-        for (nic, plan) in self.stuck_in(vm) {
-            if self.stays(vm, plan) {
-                self.asked_for.insert(nic, vm);
-                self.travel(nic, None, plan);
-            }
-        }
-    }
-
-    fn stuck_in(&self, vm: VmKey) -> Vec<(NicKey, Plan)> {
-        let stuck = self
+        let stuck: Vec<(NicKey, Plan)> = self
             .nics
             .iter()
             .filter_map(|(nic, whereabouts)| match whereabouts {
                 Whereabouts::Stuck { at, plan } if *at == vm => Some((*nic, *plan)),
                 Whereabouts::Stuck { .. } | Whereabouts::Nowhere | Whereabouts::In(_) => None,
-            });
-        stuck.collect()
+            })
+            .collect();
+        for (nic, plan) in stuck {
+            self.travel(nic, None, plan);
+        }
     }
 }
 
