@@ -25,6 +25,9 @@ const KILLED: f64 = 0.05;
 const LOOKED_AT: f64 = 0.25;
 /// How long a hostd that was killed, and a QEMU that crashed, stay away.
 const AWAY: Duration = Duration::from_millis(300);
+/// Pause between the starts of two hostds: each looks at all its VMs at once, and the answers to
+/// all of that at the same time would be more than anything that follows holds.
+const BETWEEN_BOOTS: Duration = Duration::from_millis(20);
 /// How long everything may take to come to rest once nothing goes wrong any more, in virtual time.
 const DRAIN: Duration = Duration::from_secs(240);
 
@@ -97,7 +100,7 @@ impl Shard {
     /// Runs one from its beginning to its end, on this thread.
     pub(super) fn run(plan: &ShardPlan) -> Result<ShardReport, MakeError> {
         let began = Instant::now();
-        Sim::run(&plan.world(), async |sim| {
+        Sim::run_without_hostd(&plan.world(), async |sim| {
             let mut shard = Self {
                 chance: sim.stage.chance("fleet"),
                 report: ShardReport {
@@ -121,6 +124,10 @@ impl Shard {
 
     /// Containers in every guest, NICs for every operator, and guests that refuse.
     async fn set_up(&mut self) -> (Ledger, Vec<Operator>) {
+        for host in self.sim.hosts.clone() {
+            self.boot(&host);
+            sleep(BETWEEN_BOOTS).await;
+        }
         sleep(Duration::from_secs(1)).await;
         let ledger = Ledger::default();
         let mut setting_up = JoinSet::new();

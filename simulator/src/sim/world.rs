@@ -26,8 +26,9 @@ pub const BRIDGE: &str = "br-blue";
 /// Name of that network.
 pub const NETWORK: &str = "blue";
 
-/// How often a world that is to come to rest is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How soon a world that is to come to rest is looked at again, first and at most: to look at
+/// everything costs a lot, and what is not at rest soon is so for seconds.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// What a world is made of.
 #[derive(Debug, Clone)]
@@ -168,11 +169,21 @@ impl Sim {
         plan: &Plan,
         story: impl FnOnce(Self) -> F,
     ) -> Result<T, MakeError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()?;
-        runtime.block_on(async { Ok(story(Self::make(plan)?).await) })
+        runtime()?.block_on(async { Ok(story(Self::make(plan)?).await) })
+    }
+
+    /// The same with hostd yet to be started on every host.
+    ///
+    /// # Errors
+    /// When the world cannot be made.
+    ///
+    /// # Panics
+    /// Within another runtime.
+    pub fn run_without_hostd<T, F: Future<Output = T>>(
+        plan: &Plan,
+        story: impl FnOnce(Self) -> F,
+    ) -> Result<T, MakeError> {
+        runtime()?.block_on(async { Ok(story(Self::make_without_hostd(plan)?).await) })
     }
 
     /// Waits until every NIC of every host has come to rest and nothing is left to be put away,
@@ -180,6 +191,7 @@ impl Sim {
     pub async fn come_to_rest(&self, patience: Duration) -> Vec<Violation> {
         let until = Instant::now() + patience;
         let mut restless: Vec<&Host> = self.hosts.iter().collect();
+        let mut pause = LOOK_AGAIN.0;
         loop {
             // To ask for that costs little, to look at everything a lot.
             let is_restless =
@@ -189,7 +201,8 @@ impl Sim {
                 let wrong = restless.iter().flat_map(|host| host.told(Moment::AtRest));
                 return wrong.collect();
             }
-            self.pass(LOOK_AGAIN).await;
+            self.pass(pause).await;
+            pause = (pause * 2).min(LOOK_AGAIN.1);
         }
     }
 
@@ -197,6 +210,13 @@ impl Sim {
     pub async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
 }
 
 fn vms(

@@ -141,7 +141,8 @@ impl Transport {
     fn dispatch_lines(&mut self) -> Result<(), Broken> {
         while let Some(line) = self.lines.next_line()? {
             if !line.is_empty() {
-                self.dispatch(decode(&line)?);
+                let message = decode(line)?;
+                self.dispatch(message);
             }
         }
         Ok(())

@@ -144,12 +144,14 @@ fn version(greeting: &Value) -> QemuVersion {
     }
 }
 
-/// Cuts what arrives into lines.
+/// Cuts what arrives into lines. While nothing waits to be cut it holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct LineBuffer {
     bytes: Vec<u8>,
-    /// How many of `bytes` are known to hold no line feed: a long line that trickles in is looked
-    /// through once, not once a chunk.
+    /// How many of `bytes` have been given out.
+    taken: usize,
+    /// How many of `bytes` are known to hold no further line feed: a long line that trickles in is
+    /// looked through once, not once a chunk.
     searched: usize,
 }
 
@@ -159,25 +161,40 @@ impl LineBuffer {
     }
 
     /// The next whole line without its end, if there is one.
-    pub(super) fn next_line(&mut self) -> Result<Option<Vec<u8>>, Broken> {
+    pub(super) fn next_line(&mut self) -> Result<Option<&[u8]>, Broken> {
         let unsearched = &self.bytes[self.searched..];
         let Some(offset) = unsearched.iter().position(|&byte| byte == b'\n') else {
-            self.searched = self.bytes.len();
-            return self.refuse_endless();
+            self.let_go();
+            return self.refuse_endless().map(|()| None);
         };
-        let mut line: Vec<u8> = self.bytes.drain(..=self.searched + offset).collect();
-        self.searched = 0;
-        while line.pop_if(|byte| matches!(*byte, b'\n' | b'\r')).is_some() {}
+        let end = self.searched + offset;
+        let mut line = &self.bytes[self.taken..end];
+        self.taken = end + 1;
+        self.searched = self.taken;
+        while let Some(shorter) = line.strip_suffix(b"\r") {
+            line = shorter;
+        }
         Ok(Some(line))
     }
 
-    fn refuse_endless(&self) -> Result<Option<Vec<u8>>, Broken> {
+    /// Keeps only what no line has been made of yet.
+    fn let_go(&mut self) {
+        if self.taken == self.bytes.len() {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.drain(..self.taken);
+        }
+        self.taken = 0;
+        self.searched = self.bytes.len();
+    }
+
+    fn refuse_endless(&self) -> Result<(), Broken> {
         if self.bytes.len() > MAX_LINE_BYTES {
             return Err(Broken::LineTooLong {
                 limit_bytes: MAX_LINE_BYTES,
             });
         }
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -193,11 +210,12 @@ mod tests {
 
         lines.push(b"urn\":1}\r\n{\"next");
 
-        assert_eq!(
-            lines.next_line().unwrap().as_deref(),
-            Some(&b"{\"return\":1}"[..])
-        );
+        assert_eq!(lines.next_line().unwrap(), Some(&b"{\"return\":1}"[..]));
         assert_eq!(lines.next_line().unwrap(), None);
+        lines.push(b"\":2}\n");
+        assert_eq!(lines.next_line().unwrap(), Some(&b"{\"next\":2}"[..]));
+        assert_eq!(lines.next_line().unwrap(), None);
+        assert_eq!(lines.bytes.capacity(), 0);
     }
 
     #[test]
