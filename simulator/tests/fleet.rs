@@ -12,11 +12,11 @@ fn fleet(seed: &str) -> Value {
         .args([
             "fleet",
             "--vms",
-            "24",
+            "60",
             "--ops",
-            "300",
+            "600",
             "--vms-per-host",
-            "6",
+            "15",
         ])
         .args(["--seed", seed, "--json"])
         .output()
@@ -34,7 +34,7 @@ fn a_fleet_under_faults_ends_clean() {
         (&report["violations"], &report["leaks"]),
         (&0.into(), &0.into())
     );
-    assert_eq!((&report["ops"], &report["vms"]), (&300.into(), &24.into()));
+    assert_eq!((&report["ops"], &report["vms"]), (&600.into(), &60.into()));
     let some = |field: &str| report[field].as_u64().unwrap() > 0;
     assert!(
         some("attaches") && some("detaches") && some("moves"),

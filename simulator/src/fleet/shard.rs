@@ -309,3 +309,53 @@ fn left_on(host: &Host) -> Vec<String> {
     let at = |what| format!("{}: {what}", host.name());
     left.into_iter().map(at).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use oracle::{JournalRow, JournalView};
+
+    use super::*;
+
+    /// A host on which nobody has asked for anything, and a row that nobody has written.
+    fn with_stray_row(look: impl Fn(&Host)) {
+        let plan = Plan {
+            vms_per_host: 1,
+            keeping: Keeping::Hash,
+            ..Plan::default()
+        };
+        let story = async |sim: Sim| {
+            sim.pass(Duration::from_secs(1)).await;
+            let host = &sim.hosts[0];
+            assert_eq!(left_on(host), Vec::<String>::new());
+            assert_eq!(host.told(Moment::AtRest), Vec::<Violation>::new());
+            host.disk().plant(&JournalView {
+                rows: vec![JournalRow {
+                    kind: "nic".to_owned(),
+                    key: "nic-abc0123xyz".to_owned(),
+                    body: None,
+                }],
+                claims: BTreeSet::new(),
+            });
+            look(host);
+        };
+        Sim::run(&plan, story).expect("the plan can be carried out");
+    }
+
+    #[test]
+    fn what_is_left_when_everything_is_given_back_has_leaked() {
+        with_stray_row(|host| {
+            assert_eq!(left_on(host), ["host0: row of nic-abc0123xyz"]);
+        });
+    }
+
+    #[test]
+    fn a_world_that_is_not_right_is_told_to_be_wrong() {
+        with_stray_row(|host| {
+            let told = host.told(Moment::AtRest);
+            assert!(
+                told.iter().any(|wrong| wrong.contains("nic-abc0123xyz")),
+                "{told:?}"
+            );
+        });
+    }
+}
