@@ -162,8 +162,10 @@ fn cost(trouble: &Trouble) -> Duration {
         Trouble::Mischief(mischief) => match &mischief.effect {
             Effect::Delay(span) => 2 * span.0 + UNTOLD,
             Effect::Cut(_) | Effect::Crash(_) | Effect::FsyncError | Effect::DiskFull => RECONNECT,
-            Effect::Duplicate | Effect::Reorder => QUICK,
-            Effect::Error { .. }
+            Effect::Duplicate => QUICK,
+            // What waits for the next to overtake it may wait for ever.
+            Effect::Reorder
+            | Effect::Error { .. }
             | Effect::Lose
             | Effect::Corrupt
             | Effect::Stall

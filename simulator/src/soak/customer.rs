@@ -83,7 +83,8 @@ impl Customer {
         let began = Instant::now();
         loop {
             let waited = began.elapsed();
-            match self.attempt(wish).await {
+            let patience = self.wait.saturating_sub(waited);
+            match self.attempt(wish, patience).await {
                 Ok(answer) => return self.see_through(wish, answer, began).await,
                 Err(ClientError::Problem { problem, .. }) => {
                     if !is_for_now(problem.code) || waited >= PERSISTENCE {
@@ -99,9 +100,9 @@ impl Customer {
         }
     }
 
-    async fn attempt(&self, wish: &Wish) -> Result<Answer, ClientError> {
+    async fn attempt(&self, wish: &Wish, patience: Duration) -> Result<Answer, ClientError> {
         let wait = match self.manner {
-            Manner::Waits => format!("{}ms", self.wait.as_millis()).parse().ok(),
+            Manner::Waits => format!("{}ms", patience.as_millis()).parse().ok(),
             Manner::Looks => Some(Wait::NONE),
         };
         let how = Mutation {
@@ -153,7 +154,8 @@ fn rested(nic: &Nic) -> Outcome {
     }
 }
 
-/// What a client is to ask for again.
+/// What a client is to ask for again. A fault of hostd's own is to be seen, not to be got over: what
+/// its ledger lets through, its journal may still have refused.
 fn is_for_now(code: ProblemCode) -> bool {
     matches!(
         code,
@@ -161,6 +163,5 @@ fn is_for_now(code: ProblemCode) -> bool {
             | ProblemCode::HypervisorUnavailable
             | ProblemCode::JournalFull
             | ProblemCode::Overloaded
-            | ProblemCode::Internal
     )
 }

@@ -1,8 +1,8 @@
 //! Runs every test and counts honestly.
 //!
 //! ```text
-//!   packages ─► one build ─► every crate ─► examples ─► scenarios ─► closing line
-//!                of all       but testbeds   in docs      testbeds
+//!   packages ─► one build ─► every crate ─► examples ─► sabotage ─► scenarios ─► closing line
+//!                of all       but testbeds   in docs     own build     testbeds
 //! ```
 //!
 //! What boots in a guest, and a hostd that can be killed at a chosen step, the scenarios build for
@@ -72,6 +72,8 @@ fn run_all(filter: &[String], tally: &mut Tally) -> anyhow::Result<()> {
     let programs = Programs::build()?;
     run_programs(&programs, |package| package != SCENARIOS, filter, tally)?;
     run_program("the examples in the docs", doc_tests()?.args(filter), tally)?;
+    say("── building a hostd that can be broken on purpose");
+    run_programs(&Programs::build_sabotaged()?, |_| true, filter, tally)?;
     run_programs(&programs, |package| package == SCENARIOS, filter, tally)
 }
 

@@ -43,8 +43,18 @@ pub(crate) struct TestProgram {
 impl Programs {
     /// Compiles all tests and the programs they start.
     pub(crate) fn build() -> anyhow::Result<Self> {
+        Self::built(&["--lib", "--bins", "--tests"])
+    }
+
+    /// Compiles the tests that break hostd on purpose. The whole workspace stays selected, or
+    /// everything would get other features and be compiled again.
+    pub(crate) fn build_sabotaged() -> anyhow::Result<Self> {
+        Self::built(&["--test", "sabotage", "--features", "testbeds/sabotage"])
+    }
+
+    fn built(what: &[&str]) -> anyhow::Result<Self> {
         let mut cargo = process::cargo()?;
-        cargo.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+        cargo.args(["build", "--workspace"]).args(what);
         cargo.arg("--message-format=json-render-diagnostics");
         let listing = process::output(&mut cargo)?;
         let mut programs = Self::default();
