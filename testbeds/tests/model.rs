@@ -11,6 +11,8 @@
 //! `PROPTEST_CASES` has more of them drawn. Seeds of the soak that have found something stay too,
 //! by what they found.
 
+#![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
+
 use std::fmt;
 use std::time::Duration;
 

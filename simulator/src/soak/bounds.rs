@@ -144,7 +144,20 @@ fn aftermath(trouble: &Trouble) -> Duration {
             {
                 UNANSWERED + RECONNECT
             }
-            _ => Duration::ZERO,
+            Effect::Stall
+            | Effect::Lose
+            | Effect::Corrupt
+            | Effect::Cut(_)
+            | Effect::Crash(_)
+            | Effect::Duplicate
+            | Effect::Reorder
+            | Effect::Error { .. }
+            | Effect::Refuse
+            | Effect::Ignore
+            | Effect::Eject(_)
+            | Effect::Reset
+            | Effect::DiskFull
+            | Effect::FsyncError => Duration::ZERO,
         },
         Trouble::Kill(_)
         | Trouble::PowerLoss(_)

@@ -154,8 +154,8 @@ fn rested(nic: &Nic) -> Outcome {
     }
 }
 
-/// What a client is to ask for again. A fault of hostd's own is to be seen, not to be got over: what
-/// its ledger lets through, its journal may still have refused.
+/// What a client is to ask for again. A fault of hostd's own is to be seen, not to be got over:
+/// what its ledger lets through, its journal may still have refused.
 fn is_for_now(code: ProblemCode) -> bool {
     matches!(
         code,

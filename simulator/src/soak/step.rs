@@ -226,7 +226,9 @@ fn all_will_stay(model: &Model, operations: &[Operation], vm: VmKey) -> bool {
             let is_free = model.standing(*nic) == Standing::Nowhere;
             is_free && model.has_container(*to) && model.has_agent(vm)
         }
-        _ => goes_to(one) != Some(vm) && happens_in(one) != Some(vm),
+        Operation::Ask(_) | Operation::Happen(_) => {
+            goes_to(one) != Some(vm) && happens_in(one) != Some(vm)
+        }
     })
 }
 
