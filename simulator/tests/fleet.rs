@@ -51,3 +51,37 @@ fn two_processes_leave_one_trace_of_one_seed() {
     assert_eq!(one["trace_entries"], other["trace_entries"]);
     assert_ne!(one["trace_hash"], another["trace_hash"]);
 }
+
+#[test]
+fn a_fleet_follows_the_rules_of_a_file_and_refuses_paces() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let calm = file("calm.toml", "");
+    let rule = "[[rule]]\nname = \"crash\"\noperation = \"qmp.device_add\"\neffect = { crash = \"after\" }\nwhen = { probability = 0.05 }\n";
+    let crashing = file("crashing.toml", rule);
+    let paced = file(
+        "paced.toml",
+        "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\n",
+    );
+    let run = |rules: &std::path::Path| {
+        Command::new(env!("CARGO_BIN_EXE_simulator"))
+            .args(["fleet", "--vms", "20", "--ops", "200", "--json", "--rules"])
+            .arg(rules)
+            .output()
+            .unwrap()
+    };
+    let deaths = |output: std::process::Output| -> u64 {
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["qemu_deaths"].as_u64().unwrap()
+    };
+
+    assert_eq!(deaths(run(&calm)), 0);
+    assert!(deaths(run(&crashing)) > 0);
+    let refused = run(&paced);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("[[pace]]"));
+    assert!(!refused.status.success());
+}

@@ -1,12 +1,16 @@
 //! `simulator fleet`: thousands of VMs under faults, and what came of them.
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::Context;
-use simulator::fleet::{self, FleetPlan};
+use anyhow::{Context, ensure};
+use misbehaviour::Rule;
+use simulator::fleet::{self, FleetPlan, usual_faults};
 
 use super::console::say;
+use super::script;
 
 /// Runs a fleet of simulated VMs to its end.
 #[derive(Debug, clap::Args)]
@@ -23,6 +27,9 @@ pub(crate) struct Fleet {
     /// How many VMs on each host
     #[arg(long, default_value = "250")]
     vms_per_host: NonZeroUsize,
+    /// What goes wrong, instead of a little of everything: rules (TOML)
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
     /// Tell the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -35,6 +42,7 @@ impl Fleet {
             operations: self.ops.get(),
             seed: self.seed,
             vms_per_host: self.vms_per_host.get(),
+            faults: self.faults()?,
         };
         let report = fleet::run(&plan)?;
         if self.json {
@@ -46,5 +54,18 @@ impl Fleet {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         })
+    }
+
+    fn faults(&self) -> anyhow::Result<Arc<[Rule]>> {
+        let Some(file) = &self.rules else {
+            return Ok(usual_faults().collect());
+        };
+        let script = script::read(file)?;
+        ensure!(
+            script.paces.is_empty(),
+            "the rules in {}: [[pace]]: a fleet's guests are as fast as its seed says",
+            file.display()
+        );
+        Ok(script.rules.into())
     }
 }

@@ -10,6 +10,7 @@ mod fleet;
 mod inner;
 mod orders;
 mod rules;
+mod script;
 mod soak;
 mod tcp;
 mod up;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use misbehaviour::{Rulebook, Script};
+use misbehaviour::Script;
 use simulator::netns::{
     ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, check_rule, launch,
 };
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Which, console, tcp};
+use super::{Which, console, script, tcp};
 
 /// What a cloud is to be like.
 #[derive(Debug, clap::Args)]
@@ -88,13 +88,9 @@ impl Up {
         let Some(file) = &self.rules else {
             return Ok(Script::default());
         };
-        let about = || format!("the rules in {}", file.display());
-        let text = std::fs::read_to_string(file).with_context(about)?;
-        let script: Script = toml::from_str(&text).with_context(about)?;
-        // Before anything runs that would follow them.
-        Rulebook::from_script(&script).with_context(about)?;
+        let script = script::read(file)?;
         for rule in &script.rules {
-            check_rule(rule).with_context(about)?;
+            check_rule(rule).with_context(|| script::about(file))?;
         }
         Ok(script)
     }

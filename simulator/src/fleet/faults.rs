@@ -105,8 +105,8 @@ const FAULTS: [Fault; 16] = [
     },
 ];
 
-/// Every fault as a rule.
-pub(super) fn rules() -> impl Iterator<Item = Rule> {
+/// The faults of a fleet of which nothing else is said.
+pub fn usual_faults() -> impl Iterator<Item = Rule> {
     let numbered = FAULTS.iter().enumerate();
     numbered.map(|(number, fault)| Rule {
         name: format!("chance-{number}"),
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_fault_can_happen_where_it_is_said_to() {
-        for rule in rules() {
+        for rule in usual_faults() {
             assert_eq!(rule.check(), Ok(()), "{}", rule.operation);
         }
     }

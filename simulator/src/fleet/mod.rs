@@ -17,9 +17,13 @@ mod operator;
 mod report;
 mod shard;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use misbehaviour::Rule;
+
+pub use faults::usual_faults;
 pub use report::Report;
 
 use crate::sim::MakeError;
@@ -30,7 +34,7 @@ use shard::{Shard, ShardPlan};
 const SHARDS: usize = 2;
 
 /// What a fleet is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FleetPlan {
     /// How many VMs there are, about: hosts have the same number each.
     pub vms: usize,
@@ -40,6 +44,8 @@ pub struct FleetPlan {
     pub seed: u64,
     /// How many VMs a host has.
     pub vms_per_host: usize,
+    /// What goes wrong while it operates: rules that have been checked, each of its own name.
+    pub faults: Arc<[Rule]>,
 }
 
 /// Why a fleet came to no end.

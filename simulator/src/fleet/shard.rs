@@ -1,15 +1,15 @@
 //! One shard of a fleet: a world with its share of hosts, from set-up to the last look.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fake_guest::kernel::Unplug;
-use misbehaviour::{Chance, Pace, Span};
+use misbehaviour::{Chance, Pace, Rule, Span};
 use oracle::{Moment, Violation};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::faults;
 use super::operator::{CONTAINERS, Ledger, Operator, Tally};
 use crate::fleet::FleetPlan;
 use crate::sim::{Host, Keeping, MakeError, Plan, Sim, SimVm};
@@ -39,6 +39,7 @@ pub(super) struct ShardPlan {
     hosts: usize,
     vms_per_host: usize,
     operations: u64,
+    faults: Arc<[Rule]>,
 }
 
 /// What came of one shard.
@@ -72,6 +73,7 @@ impl ShardPlan {
             hosts: share(hosts),
             vms_per_host: plan.vms_per_host.min(plan.vms.div_ceil(hosts)),
             operations: share(operations) as u64,
+            faults: plan.faults.clone(),
         }
     }
 
@@ -114,6 +116,7 @@ impl Shard {
             shard.report.set_up = began.elapsed();
             let began = Instant::now();
             ledger.entries().left = plan.operations;
+            shard.let_loose(&plan.faults);
             shard.operate(&ledger, operators).await;
             shard.drain().await;
             shard.report.operating = began.elapsed();
@@ -150,12 +153,15 @@ impl Shard {
         (ledger, operators)
     }
 
+    fn let_loose(&self, faults: &[Rule]) {
+        for rule in faults {
+            let added = self.sim.stage.rules().add(rule.clone());
+            added.expect("they have been checked, and each has its own name");
+        }
+    }
+
     /// Lets everybody work while things go wrong.
     async fn operate(&mut self, ledger: &Ledger, operators: Vec<Operator>) {
-        for rule in faults::rules() {
-            let added = self.sim.stage.rules().add(rule);
-            added.expect("the constants are rules, each of its own name");
-        }
         let mut working = JoinSet::new();
         for mut operator in operators {
             working.spawn(async move { operator.work().await });

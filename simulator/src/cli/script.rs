@@ -1,0 +1,22 @@
+//! Files of rules and paces: read and checked before anything runs that would follow them.
+
+use std::path::Path;
+
+use anyhow::Context;
+use misbehaviour::{Rulebook, Script};
+
+/// Reads one.
+///
+/// # Errors
+/// When it cannot be read, is none, or has a rule that could not be followed.
+pub(super) fn read(file: &Path) -> anyhow::Result<Script> {
+    let text = std::fs::read_to_string(file).with_context(|| about(file))?;
+    let script: Script = toml::from_str(&text).with_context(|| about(file))?;
+    Rulebook::from_script(&script).with_context(|| about(file))?;
+    Ok(script)
+}
+
+/// What an error about one begins with.
+pub(super) fn about(file: &Path) -> String {
+    format!("the rules in {}", file.display())
+}
