@@ -106,6 +106,9 @@ const FAULTS: [Fault; 16] = [
 ];
 
 /// The faults of a fleet of which nothing else is said.
+///
+/// # Panics
+/// Never: the constants are operations, as a test shows.
 pub fn usual_faults() -> impl Iterator<Item = Rule> {
     let numbered = FAULTS.iter().enumerate();
     numbered.map(|(number, fault)| Rule {
