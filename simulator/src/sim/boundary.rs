@@ -68,12 +68,12 @@ impl MonitorStream for MonitorEnd {
     ) -> Poll<io::Result<usize>> {
         let Boundary { life, .. } = &self.boundary;
         ready!(self.end.poll_room(context));
-        if !life.begins_effect("qmp") {
+        let Some(number) = life.begins_effect("qmp") else {
             return Poll::Pending;
-        }
+        };
         let sent = ready!(StreamEnd::poll_send(&self.end, context, bytes, descriptor))?;
         self.boundary.note("qmp>", &bytes[..sent]);
-        match life.ends_effect("qmp") {
+        match life.ends_effect(number, "qmp") {
             true => Poll::Ready(Ok(sent)),
             false => Poll::Pending,
         }
@@ -89,6 +89,8 @@ impl MonitorStream for MonitorEnd {
 pub(crate) struct ChannelEnd<S> {
     stream: S,
     boundary: Boundary,
+    /// What is to become of the bytes that wait to be written: rules are asked once.
+    decided: Option<Option<Effect>>,
     /// What waits for a delay to pass before it is written.
     delay: Option<Pin<Box<Sleep>>>,
     state: State,
@@ -116,6 +118,7 @@ impl<S> ChannelEnd<S> {
         Self {
             stream,
             boundary,
+            decided: None,
             delay: None,
             state: State::Works,
             again: Vec::new(),
@@ -164,22 +167,43 @@ impl<S: AsyncWrite + Unpin> ChannelEnd<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_delay(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if let Some(delay) = &mut self.delay {
-            ready!(delay.as_mut().poll(context));
-            self.delay = None;
+    fn poll_under(
+        &mut self,
+        effect: &mut Option<Effect>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match effect {
+            None => self.poll_through(context, bytes),
+            Some(Effect::Lose) => Poll::Ready(Ok(bytes.len())),
+            Some(Effect::Corrupt) => self.poll_through(context, &corrupted(bytes)),
+            Some(Effect::Duplicate) => {
+                let written = ready!(self.poll_through(context, bytes))?;
+                self.again = bytes[..written].to_vec();
+                Poll::Ready(Ok(written))
+            }
+            Some(Effect::Delay(span)) => {
+                let delay = self.delay.get_or_insert_with(|| Box::pin(sleep(span.0)));
+                ready!(delay.as_mut().poll(context));
+                self.delay = None;
+                *effect = None;
+                self.poll_through(context, bytes)
+            }
+            Some(_) => {
+                ready!(self.poll_state())?;
+                self.poll_through(context, bytes)
+            }
         }
-        Poll::Ready(())
     }
 
     fn poll_through(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Boundary { life, .. } = &self.boundary;
-        if !life.begins_effect("frame") {
+        let Some(number) = life.begins_effect("frame") else {
             return Poll::Pending;
-        }
+        };
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         self.boundary.note("agent>", &bytes[..written]);
-        match self.boundary.life.ends_effect("frame") {
+        match self.boundary.life.ends_effect(number, "frame") {
             true => Poll::Ready(Ok(written)),
             false => Poll::Pending,
         }
@@ -195,29 +219,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ChannelEnd<S> {
         let this = self.get_mut();
         ready!(this.poll_state())?;
         ready!(this.poll_rest_of_repetition(context))?;
-        if this.delay.is_some() {
-            ready!(this.poll_delay(context));
-            return this.poll_through(context, bytes);
+        let mut effect = match this.decided.take() {
+            Some(effect) => effect,
+            None => this.consult("channel.to-guest"),
+        };
+        let done = this.poll_under(&mut effect, context, bytes);
+        if done.is_pending() {
+            this.decided = Some(effect);
         }
-        match this.consult("channel.to-guest") {
-            None => this.poll_through(context, bytes),
-            Some(Effect::Lose) => Poll::Ready(Ok(bytes.len())),
-            Some(Effect::Corrupt) => this.poll_through(context, &corrupted(bytes)),
-            Some(Effect::Duplicate) => {
-                let written = ready!(this.poll_through(context, bytes))?;
-                this.again = bytes[..written].to_vec();
-                Poll::Ready(Ok(written))
-            }
-            Some(Effect::Delay(span)) => {
-                this.delay = Some(Box::pin(sleep(span.0)));
-                ready!(this.poll_delay(context));
-                this.poll_through(context, bytes)
-            }
-            Some(_) => {
-                ready!(this.poll_state())?;
-                this.poll_through(context, bytes)
-            }
-        }
+        done
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -108,11 +108,6 @@ impl Disk {
         content.end_syncs();
     }
 
-    /// The process is gone and the kernel goes on: what was written will be synced.
-    pub fn lose_process(&self) {
-        lock(&self.0).end_syncs();
-    }
-
     /// Tears the row of `key`, as a sector written by half does; `false` when there is none.
     pub fn tear(&self, kind: RowKind, key: &str) -> bool {
         let mut content = lock(&self.0);
@@ -369,13 +364,14 @@ pub struct DiskJournal {
 
 impl DiskJournal {
     /// What a rule has in store for this commit; `Ok` when it goes on.
-    async fn misbehave(&self, room: Room) -> Result<(), CommitError> {
+    async fn misbehave(&self, batch: &Batch) -> Result<(), CommitError> {
         match self.stage.consult("journal.commit", None, None) {
             Some(Effect::Delay(span)) => sleep(span.0).await,
             // What is kept back is for batches that give something up.
-            Some(Effect::DiskFull) if room == Room::Free => return Err(CommitError::Full),
+            Some(Effect::DiskFull) if batch.room == Room::Free => return Err(CommitError::Full),
             Some(Effect::Crash(Side::Before)) => self.die("crash before commit").await,
             Some(Effect::FsyncError) => {
+                self.write_perhaps(batch);
                 return Err(CommitError::Broken(Arc::new(std::io::Error::other(
                     "the disk could not be synced",
                 ))));
@@ -383,6 +379,17 @@ impl DiskJournal {
             Some(_) | None => {}
         }
         Ok(())
+    }
+
+    /// After a sync that has failed nobody knows what is on the disk.
+    fn write_perhaps(&self, batch: &Batch) {
+        let mut content = lock(&self.disk.0);
+        if content.chance.happens(0.5) {
+            self.note(batch);
+            let written = content.write(batch.clone());
+            // What could not be written has not been.
+            drop(written);
+        }
     }
 
     async fn die(&self, why: &str) {
@@ -409,8 +416,8 @@ impl Journal for DiskJournal {
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
-        self.life.or_never(self.life.begins_effect("commit")).await;
-        self.misbehave(batch.room).await?;
+        let number = self.life.may_begin("commit").await;
+        self.misbehave(&batch).await?;
         self.life.or_never(true).await;
         self.note(&batch);
         let written = lock(&self.disk.0).write(batch);
@@ -423,7 +430,9 @@ impl Journal for DiskJournal {
             }
         };
         sleep_until(durable_at).await;
-        self.life.or_never(self.life.ends_effect("commit")).await;
+        self.life
+            .or_never(self.life.ends_effect(number, "commit"))
+            .await;
         Ok(())
     }
 }

@@ -273,10 +273,9 @@ impl Host {
     fn put_away(&self, life: &Life) {
         let mut state = lock(&self.0.state);
         let gone = state.running.take_if(|running| running.life.is(life));
+        // Tasks end without the lock that they may want.
         drop(state);
-        if gone.is_some() {
-            self.0.disk.lose_process();
-        }
+        drop(gone);
     }
 
     /// The life of the hostd that runs, if one does.

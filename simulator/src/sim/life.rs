@@ -42,6 +42,10 @@ pub struct Death {
     pub side: Side,
 }
 
+/// Which of the effects of a life one is, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EffectNumber(u64);
+
 impl Life {
     /// A life on `host` that has just begun.
     #[must_use]
@@ -97,23 +101,23 @@ impl Life {
         }
     }
 
-    /// An effect is about to happen: whether it may.
+    /// An effect is about to happen; `None` when it may not any more.
     #[must_use]
-    pub fn begins_effect(&self, what: &str) -> bool {
+    pub fn begins_effect(&self, what: &str) -> Option<EffectNumber> {
         if self.is_over() {
-            return false;
+            return None;
         }
-        let number = self.0.effects.fetch_add(1, Ordering::Relaxed) + 1;
-        self.passes(number, Side::Before, what)
+        let number = EffectNumber(self.0.effects.fetch_add(1, Ordering::Relaxed) + 1);
+        self.passes(number, Side::Before, what).then_some(number)
     }
 
-    /// An effect has happened: whether anybody learns of it.
+    /// An effect has happened, while others may have begun: whether anybody learns of it.
     #[must_use]
-    pub fn ends_effect(&self, what: &str) -> bool {
-        !self.is_over() && self.passes(self.effects(), Side::After, what)
+    pub fn ends_effect(&self, number: EffectNumber, what: &str) -> bool {
+        !self.is_over() && self.passes(number, Side::After, what)
     }
 
-    fn passes(&self, effect: u64, side: Side, what: &str) -> bool {
+    fn passes(&self, EffectNumber(effect): EffectNumber, side: Side, what: &str) -> bool {
         let dies = *lock(&self.0.dies_at) == Some(Death { effect, side });
         if dies {
             self.end(what);
@@ -123,14 +127,22 @@ impl Life {
 
     /// Does something that may be the last thing of this life.
     pub async fn effect<T>(&self, what: &str, act: impl FnOnce() -> T) -> T {
-        self.or_never(self.begins_effect(what)).await;
+        let number = self.may_begin(what).await;
         let done = act();
-        self.or_never(self.ends_effect(what)).await;
+        self.or_never(self.ends_effect(number, what)).await;
         done
     }
 
+    /// Begins an effect, if it still may.
+    pub async fn may_begin(&self, what: &str) -> EffectNumber {
+        match self.begins_effect(what) {
+            Some(number) => number,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Goes on only if this life does.
-    // tidy: bool because it is the answer of `begins_effect` and `ends_effect`, passed on
+    // tidy: bool because it is the answer of `ends_effect`, passed on
     pub async fn or_never(&self, goes_on: bool) {
         if !goes_on || self.is_over() {
             std::future::pending::<()>().await;
@@ -180,6 +192,19 @@ mod tests {
         assert_eq!(done(&before), (false, false));
         assert_eq!(done(&after), (true, false));
         assert!(before.is_over() && after.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_ends_behind_an_effect_during_which_another_has_begun() {
+        let life = life();
+        let side = Side::After;
+        life.die_at(Some(Death { effect: 1, side }));
+        let commit = life.begins_effect("commit").unwrap();
+        let frame = life.begins_effect("frame").unwrap();
+
+        assert!(life.ends_effect(frame, "frame"));
+        assert!(!life.ends_effect(commit, "commit"));
+        assert!(life.is_over());
     }
 
     #[tokio::test(start_paused = true)]

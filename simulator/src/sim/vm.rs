@@ -360,11 +360,11 @@ impl Surroundings<Descriptor> for GuestSide {
             QemuSignal::CarrierDown { path } => guest.set_carrier(&path, Carrier::Absent),
             QemuSignal::Reset => guest.reset(),
             QemuSignal::Gone => guest.power_off(),
-            // What the guest's model does not know of.
-            QemuSignal::Announce { .. }
-            | QemuSignal::Stopped
-            | QemuSignal::Resumed
-            | QemuSignal::PowerButton => {}
+            QemuSignal::Stopped => guest.pause(),
+            QemuSignal::Resumed => guest.resume(),
+            QemuSignal::PowerButton => guest.press_power_button(),
+            // The agent announces what it binds by itself.
+            QemuSignal::Announce { .. } => {}
         }
         Vec::new()
     }
