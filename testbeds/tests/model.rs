@@ -308,6 +308,22 @@ fn attach(nic: u8, to: Spot) -> Operation {
     Operation::Ask(Request::Attach(NicKey(nic), to))
 }
 
+fn detach(nic: u8) -> Operation {
+    Operation::Ask(Request::Detach(NicKey(nic)))
+}
+
+fn relocate(nic: u8, to: Spot) -> Operation {
+    Operation::Ask(Request::Move(NicKey(nic), to))
+}
+
+fn keep(vm: u8) -> Operation {
+    Operation::Happen(Happening::KeepDevices(VmKey(vm)))
+}
+
+fn reset(vm: u8) -> Operation {
+    Operation::Happen(Happening::Reset(VmKey(vm)))
+}
+
 fn start(container: Spot) -> Operation {
     Operation::Happen(Happening::StartContainer(container))
 }
@@ -405,4 +421,53 @@ fn a_lost_declaration_is_told_again() {
     steps.push(step(&[start(spot(0, 1))], vec![lost, kill]));
 
     assert_fixed(473, steps);
+}
+
+/// A NIC that could not arrive came back to a guest that had begun to keep devices meanwhile, found
+/// its container dead, and was taken for one that had never left: a reset was to have it move on.
+#[test]
+fn a_guest_that_keeps_devices_keeps_what_comes_back_to_it() {
+    let steps = vec![
+        step(&[create(1)], vec![]),
+        step(&[start(spot(2, 1))], vec![]),
+        step(&[attach(1, spot(2, 1))], vec![]),
+        step(&[reset(2)], vec![]),
+        step(&[start(spot(2, 0))], vec![]),
+        step(&[start(spot(0, 0))], vec![]),
+        step(&[Operation::Happen(Happening::StopAgent(VmKey(0)))], vec![]),
+        step(&[relocate(1, spot(0, 0)), keep(2)], vec![]),
+        step(&[reset(2)], vec![]),
+    ];
+
+    assert_fixed(3753, steps);
+}
+
+/// QEMU takes out at a reset what its guest has been asked for, and a guest that has refused is
+/// asked for nothing until the next request.
+#[test]
+fn a_reset_takes_out_no_device_whose_request_was_refused() {
+    let steps = vec![
+        step(&[start(spot(0, 0))], vec![]),
+        step(&[create(3)], vec![]),
+        step(&[attach(3, spot(0, 0))], vec![]),
+        step(&[keep(0)], vec![]),
+        step(&[detach(3)], vec![once("guest.unplug", 3, Effect::Refuse)]),
+        step(&[reset(0)], vec![]),
+    ];
+
+    assert_fixed(5483, steps);
+}
+
+/// The first of two clients with one token found every place taken, the second one that another
+/// request had just left.
+#[test]
+fn a_refused_request_that_comes_again_finds_the_place_that_was_left_meanwhile() {
+    let mut steps = vec![step(&[start(spot(0, 1))], vec![])];
+    steps.extend([0, 1, 2].map(|nic| step(&[create(nic)], vec![])));
+    steps.push(step(&[attach(1, spot(0, 1))], vec![]));
+    let detaches_between = [attach(2, spot(0, 1)), detach(1), attach(0, spot(0, 1))];
+    let later = Duration::from_millis(103);
+    steps.push(step(&detaches_between, vec![Trouble::Twice { later }]));
+
+    assert_fixed(5732, steps);
 }

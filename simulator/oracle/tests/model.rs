@@ -148,6 +148,37 @@ fn a_guest_that_keeps_a_device_holds_up_what_comes_next() {
 }
 
 #[test]
+fn what_has_left_in_time_is_kept_when_it_comes_back() {
+    let (mut model, mut late) = (Model::new([VM1, VM2], 2), Model::new([VM1, VM2], 2));
+    let before = [
+        happen(Happening::StartContainer(HERE)),
+        create(NIC),
+        attach(NIC, HERE),
+        happen(Happening::KillContainer(HERE)),
+        happen(Happening::StopAgent(VM2)),
+        happen(Happening::KeepDevices(VM1)),
+    ];
+    for operation in &before {
+        model.perform(operation);
+        late.perform(operation);
+    }
+
+    let outcomes = (
+        model.move_of_one_that_has_left(NIC, THERE),
+        late.perform(&relocate(NIC, THERE)),
+    );
+
+    assert_eq!(outcomes, (Outcome::UnderWay, UNDER_WAY));
+    for model in [&mut model, &mut late] {
+        assert_eq!(model.standing(NIC), Standing::Stuck { vm: VM1 });
+        model.perform(&happen(Happening::Reset(VM1)));
+    }
+    assert_eq!(model.standing(NIC), Standing::Nowhere);
+    // It goes on to where it cannot arrive, and only then comes back.
+    assert_eq!(late.standing(NIC), Standing::Stuck { vm: VM1 });
+}
+
+#[test]
 fn what_happens_in_a_guest_happens_to_its_nics() {
     let health = |health| Standing::In { vm: VM1, health };
     let cases = [

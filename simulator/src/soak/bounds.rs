@@ -26,6 +26,8 @@ const RECONNECT: Duration = Duration::from_secs(8);
 const UNANSWERED: Duration = Duration::from_secs(10);
 /// Until something is noticed that nobody tells of: a full look, and the deadline of a call.
 const UNTOLD: Duration = Duration::from_secs(45);
+/// Until a guest is asked again to let go: the longest pause between two requests.
+const ASKED_AGAIN: Duration = Duration::from_secs(30);
 /// Whatever waits for a guest that does not answer: the patience of an attach on the way there, on
 /// the way back, and the schedule of requests to let go. Longer than any client waits.
 const PATIENCE: Duration = Duration::from_secs(260);
@@ -86,6 +88,15 @@ impl Bounds {
         }
     }
 
+    /// How long a guest that has refused to let go may not be asked again.
+    #[must_use]
+    pub fn without_request(step: &Step) -> Duration {
+        match step.troubles.iter().any(is_refusal) {
+            true => ASKED_AGAIN,
+            false => Duration::ZERO,
+        }
+    }
+
     /// How long what went wrong in a step may still be felt once all has come to rest: nobody is
     /// told of a line that has fallen silent, and what was late may come when nobody waits for it.
     #[must_use]
@@ -132,6 +143,10 @@ fn vm_of(model: &Model, nic: NicKey) -> Option<VmKey> {
 
 fn answers(model: &Model, vm: VmKey) -> bool {
     model.has_agent(vm) && !model.keeps_devices(vm)
+}
+
+fn is_refusal(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Mischief(mischief) if mischief.effect == Effect::Refuse)
 }
 
 fn aftermath(trouble: &Trouble) -> Duration {

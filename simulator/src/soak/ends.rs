@@ -1,11 +1,12 @@
-//! How a step may end: one end for each order in which what was done at once may have come about.
+//! How a step may end: one end for each order in which what was done at once may have come about,
+//! and for each course that it may have taken.
 
 use host_api::ProblemCode;
-use oracle::model::{Happening, Model, Operation, Outcome, Request, Standing, VmKey};
+use oracle::model::{Happening, Model, NicKey, Operation, Outcome, Request, Spot, Standing, VmKey};
 
 use super::customer::Told;
 use super::step::{Act, Step};
-use super::vm_keys;
+use super::{container_keys, vm_keys};
 
 /// Ends of one step that are followed: more beliefs than that come of nothing that is drawn.
 const ENDS_MAX: usize = 64;
@@ -18,25 +19,27 @@ pub(crate) struct End {
     pub(crate) outcomes: Vec<Option<Outcome>>,
 }
 
-/// Whether agents do what they are asked for in time.
+/// What a step may come upon that its operations, one after the other, do not tell of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Agents {
-    Prompt,
-    /// Something keeps them from it, maybe.
-    Late,
+pub(crate) enum Course {
+    /// Nothing: agents and guests do what they are asked for in time.
+    Plain,
+    /// A guest begins to keep devices when those that move away have left, and finds them back.
+    KeptOnReturn,
+    /// Something keeps agents from what they are asked for.
+    LateAgents,
+    /// A guest has refused to let go, and is reset before it is asked again: a reset completes what
+    /// it was asked for, and nothing else.
+    RefusedBeforeReset,
 }
 
 /// All of them.
-pub(crate) fn ends_of(beliefs: &[Model], step: &Step, agents: Agents) -> Vec<End> {
-    let paces: &[Agents] = match agents {
-        Agents::Prompt => &[Agents::Prompt],
-        Agents::Late => &[Agents::Prompt, Agents::Late],
-    };
+pub(crate) fn ends_of(beliefs: &[Model], step: &Step, courses: &[Course]) -> Vec<End> {
     let mut ends: Vec<End> = Vec::new();
     for belief in beliefs {
         for order in orders(step.act.operations().len()) {
-            for agents in paces {
-                let end = end_of(belief.clone(), step, &order, *agents);
+            for course in courses {
+                let end = end_of(belief.clone(), step, &order, *course);
                 if !ends.contains(&end) && ends.len() < ENDS_MAX {
                     ends.push(end);
                 }
@@ -47,14 +50,17 @@ pub(crate) fn ends_of(beliefs: &[Model], step: &Step, agents: Agents) -> Vec<End
 }
 
 /// The one that this order leads to.
-pub(crate) fn end_of(mut model: Model, step: &Step, order: &[usize], agents: Agents) -> End {
+pub(crate) fn end_of(mut model: Model, step: &Step, order: &[usize], course: Course) -> End {
     let operations = step.act.operations();
     let mut outcomes = vec![None; operations.len()];
+    let before = model.clone();
     for index in order {
         let operation = &operations[*index];
-        outcomes[*index] = match stays_in(&model, operation) {
-            Some(vm) if agents == Agents::Late => perform_without_agent(&mut model, vm, operation),
-            Some(_) | None => model.perform(operation),
+        outcomes[*index] = match course {
+            Course::Plain => model.perform(operation),
+            Course::KeptOnReturn => perform_after_leaving(&mut model, &before, operation),
+            Course::LateAgents => perform_without_agent(&mut model, operation),
+            Course::RefusedBeforeReset => perform_without_requests(&mut model, operation),
         };
     }
     if step.loses_power() {
@@ -74,8 +80,44 @@ fn stays_in(model: &Model, operation: &Operation) -> Option<VmKey> {
     (is_there && model.has_agent(to.vm)).then_some(to.vm)
 }
 
+/// What moves away has left when its guest, which kept nothing before the step, begins to keep it.
+fn perform_after_leaving(
+    model: &mut Model,
+    before: &Model,
+    operation: &Operation,
+) -> Option<Outcome> {
+    match operation {
+        Operation::Ask(Request::Move(nic, to)) if has_left_in_time(model, before, *nic) => {
+            Some(model.move_of_one_that_has_left(*nic, *to))
+        }
+        Operation::Ask(_) | Operation::Happen(_) => model.perform(operation),
+    }
+}
+
+fn has_left_in_time(model: &Model, before: &Model, nic: NicKey) -> bool {
+    match model.standing(nic) {
+        Standing::In { vm, .. } => model.keeps_devices(vm) && !before.keeps_devices(vm),
+        Standing::Absent | Standing::Nowhere | Standing::Stuck { .. } => false,
+    }
+}
+
+/// A reset of a guest that is not asked for anything ends what runs in it, and no more.
+fn perform_without_requests(model: &mut Model, operation: &Operation) -> Option<Outcome> {
+    let Operation::Happen(Happening::Reset(vm)) = operation else {
+        return model.perform(operation);
+    };
+    for container in container_keys() {
+        let spot = Spot { vm: *vm, container };
+        model.perform(&Operation::Happen(Happening::KillContainer(spot)));
+    }
+    model.perform(&Operation::Happen(Happening::StartAgent(*vm)))
+}
+
 /// An agent that does not take a link out in time is no help: the device has to leave.
-fn perform_without_agent(model: &mut Model, vm: VmKey, operation: &Operation) -> Option<Outcome> {
+fn perform_without_agent(model: &mut Model, operation: &Operation) -> Option<Outcome> {
+    let Some(vm) = stays_in(model, operation) else {
+        return model.perform(operation);
+    };
     let before = model.clone();
     model.perform(&Operation::Happen(Happening::StopAgent(vm)));
     let outcome = model.perform(operation);

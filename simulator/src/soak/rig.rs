@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use futures::future::join_all;
-use host_api::{AttachNic, CreateNic, MoveNic};
+use host_api::{AttachNic, CreateNic, MoveNic, ProblemCode};
 use misbehaviour::Chance;
 use nic_model::LinkName;
 use oracle::model::{Model, NicKey, Operation, Outcome, Request, VmKey};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::bounds::Bounds;
 use super::cast::Cast;
 use super::customer::{Customer, Manner, Told, Wish};
-use super::ends::{Agents, End, ends_of, fits, is_amid};
+use super::ends::{Course, End, ends_of, fits, is_amid};
 use super::judge::{Scene, breach_of};
 use super::report::{Breach, Caught};
 use super::step::{Act, Step, Trouble};
@@ -54,6 +54,8 @@ pub struct Rig {
     bounds: Bounds,
     /// Until when something of earlier steps may still be felt.
     disturbed_until: Instant,
+    /// Until when a guest that has refused to let go may not be asked again.
+    refused_until: Instant,
     chance: Chance,
     lives: u64,
     /// Tells the tokens of clients apart.
@@ -89,6 +91,7 @@ impl Rig {
             beliefs: vec![first_model()],
             bounds: Bounds::of(plan),
             disturbed_until: Instant::now(),
+            refused_until: Instant::now(),
             chance: Chance::new(plan.seed).fork("rig"),
             lives: 1,
             tokens: Cell::new(0),
@@ -143,17 +146,15 @@ impl Rig {
         self.beliefs = performed?;
         let felt_until = Instant::now() + Bounds::aftermath(step);
         self.disturbed_until = self.disturbed_until.max(felt_until);
+        let refused_until = Instant::now() + Bounds::without_request(step);
+        self.refused_until = self.refused_until.max(refused_until);
         self.sim.pass(step.pause).await;
         Ok(())
     }
 
     fn expect(&self, step: &Step) -> Expected {
         let disturbance = self.disturbance();
-        let agents = match step.troubles.is_empty() && disturbance.is_zero() {
-            true => Agents::Prompt,
-            false => Agents::Late,
-        };
-        let ends = ends_of(&self.beliefs, step, agents);
+        let ends = ends_of(&self.beliefs, step, &self.courses(step));
         let afterwards = ends.iter().map(|end| &end.model);
         let models: Vec<&Model> = afterwards.chain(&self.beliefs).collect();
         let bounds = self.bounds.of_requests(step, &models);
@@ -164,6 +165,18 @@ impl Rig {
             bound: longest + STAGGER,
             bounds,
         }
+    }
+
+    fn courses(&self, step: &Step) -> Vec<Course> {
+        let mut courses = vec![Course::Plain, Course::KeptOnReturn];
+        if !step.troubles.is_empty() || !self.disturbance().is_zero() {
+            courses.push(Course::LateAgents);
+        }
+        let is_refused = !Bounds::without_request(step).is_zero();
+        if is_refused || Instant::now() < self.refused_until {
+            courses.push(Course::RefusedBeforeReset);
+        }
+        courses
     }
 
     /// How long what went wrong in earlier steps may still be felt.
@@ -380,7 +393,7 @@ impl Rig {
             customer.ask(&wish).await
         };
         let (first, second) = futures::join!(customer.ask(&wish), again);
-        same_answer(step, first, &second)
+        same_answer(step, first, second)
     }
 
     fn wish(&self, request: Request) -> Wish {
@@ -532,8 +545,15 @@ fn wait_for(ends: &[End], index: usize) -> Duration {
 }
 
 /// One token, one answer; but what happens between the two may change it: what is refused is
-/// looked at anew, and what has been done may be undone.
-fn same_answer(step: &Step, first: Told, second: &Told) -> Result<Told, Breach> {
+/// looked at anew, and what has been done may be undone. Of a refusal for want of a place and the
+/// answer to whoever asked when another request had made room, the latter tells how it ends.
+fn same_answer(step: &Step, first: Told, second: Told) -> Result<Told, Breach> {
+    let has_company = matches!(step.act, Act::Together(_));
+    match (wants_room(&first), wants_room(&second)) {
+        (true, false) if has_company => return Ok(second),
+        (false, true) if has_company => return Ok(first),
+        _ => {}
+    }
     let two = matches!((&first.nic, &second.nic), (Some(one), Some(other)) if one != other);
     let differ = two || (!is_amid(step) && first.outcome != second.outcome);
     let sentence = format!("two clients with one token were told {first:?} and {second:?}");
@@ -542,6 +562,10 @@ fn same_answer(step: &Step, first: Told, second: &Told) -> Result<Told, Breach> 
         differ.then_some(sentence).into_iter().collect(),
     )?;
     Ok(first)
+}
+
+fn wants_room(told: &Told) -> bool {
+    told.outcome == Outcome::Problem(ProblemCode::LimitExceeded)
 }
 
 /// Two NICs in one container need two names.

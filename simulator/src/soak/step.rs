@@ -6,7 +6,7 @@ use std::time::Duration;
 use misbehaviour::Side;
 use oracle::model::{Happening, Model, NicKey, Operation, Request, Standing, VmKey};
 
-use super::ends::Agents;
+use super::ends::Course;
 use super::menu::Mischief;
 use crate::sim::Death;
 
@@ -137,7 +137,7 @@ impl Step {
     #[must_use]
     pub fn end(&self, model: &Model) -> Model {
         let order: Vec<usize> = (0..self.act.operations().len()).collect();
-        super::ends::end_of(model.clone(), self, &order, Agents::Prompt).model
+        super::ends::end_of(model.clone(), self, &order, Course::Plain).model
     }
 
     /// Whether the host loses its power in it.

@@ -105,6 +105,13 @@ enum Kernel {
     KeepsDevices,
 }
 
+/// Whether a NIC that moves has still to leave its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    Now,
+    Done,
+}
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
@@ -135,12 +142,18 @@ impl Model {
         }
     }
 
+    /// Does a move whose device had left its place when the guest there began to keep devices: a
+    /// guest that cannot keep it from leaving, but once it has had to come back.
+    pub fn move_of_one_that_has_left(&mut self, nic: NicKey, spot: Spot) -> Outcome {
+        self.relocate(nic, spot, Leaving::Done)
+    }
+
     fn ask(&mut self, request: Request) -> Outcome {
         match request {
             Request::Create(nic) => self.create(nic),
             Request::Attach(nic, spot) => self.attach(nic, spot),
             Request::Detach(nic) => self.detach(nic),
-            Request::Move(nic, spot) => self.relocate(nic, spot),
+            Request::Move(nic, spot) => self.relocate(nic, spot, Leaving::Now),
             Request::Delete(nic) => self.delete(nic),
         }
     }
@@ -239,7 +252,7 @@ impl Model {
         }
     }
 
-    fn relocate(&mut self, nic: NicKey, spot: Spot) -> Outcome {
+    fn relocate(&mut self, nic: NicKey, spot: Spot, leaving: Leaving) -> Outcome {
         let from = match self.nics.get(&nic) {
             None => return Outcome::Problem(ProblemCode::NotFound),
             Some(Whereabouts::In(place)) => *place,
@@ -248,9 +261,12 @@ impl Model {
         match self.admit(nic, spot) {
             Err(code) => Outcome::Problem(code),
             Ok(to) => {
-                let from_vm = Some(from.spot.vm);
+                let at = match leaving {
+                    Leaving::Now => Some(from.spot.vm),
+                    Leaving::Done => None,
+                };
                 let from = Some(from);
-                self.travel(nic, from_vm, Plan::Onward { to, from })
+                self.travel(nic, at, Plan::Onward { to, from })
             }
         }
     }
