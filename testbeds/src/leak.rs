@@ -19,7 +19,8 @@ use std::time::Duration;
 use anyhow::Result;
 use nic_model::{NicId, PowerState};
 use oracle::{
-    GuestLink, GuestView, HostView, Moment, Place, PortView, Reachability, SystemView, VmView,
+    GuestLink, GuestView, HostView, Moment, Place, PortView, Reachability, Sight, SystemView,
+    VmView,
 };
 
 use crate::bed::{Bed, Vm};
@@ -162,6 +163,7 @@ fn guest_view(guest: GuestState) -> GuestView {
         devices: guest.virtio_nics,
         links,
         named: guest.named.into_keys().collect(),
+        sight: Sight::Named,
     }
 }
 

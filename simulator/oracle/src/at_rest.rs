@@ -8,7 +8,7 @@ use nic_model::{NicId, PciPath, PowerState, VmId};
 
 use crate::Violation;
 use crate::records;
-use crate::view::{GuestView, Holder, Place, Reachability, SystemView, VmView};
+use crate::view::{GuestView, Holder, Place, Reachability, Sight, SystemView, VmView};
 
 /// Prefix of the agent's own named namespaces in the guest.
 const AGENT_NETNS_PREFIX: &str = "nicferry";
@@ -151,19 +151,14 @@ fn in_guest(view: &SystemView, placed: &[(&Nic, &Placement)], guest: &GuestView)
 /// A NIC in use is a link of its name and address, neither in the guest's own namespace nor in the
 /// agent's.
 fn unbound(nic: &Nic, place: &Placement, guest: &GuestView) -> Option<Violation> {
-    let mut known = guest
-        .links
-        .iter()
-        .filter(|link| link.mac.is_some())
-        .peekable();
-    known.peek()?;
     let is_it = |link: &crate::GuestLink| {
         link.mac == Some(nic.mac)
             && link.name == place.link_name.to_string()
             && link.place != Place::Own
             && !matches!(&link.place, Place::Named(name) if is_the_agents(name))
     };
-    (!known.any(is_it)).then(|| format!("{} is in use, but not in its target", nic.id))
+    let is_missing = guest.sight == Sight::Whole && !guest.links.iter().any(is_it);
+    is_missing.then(|| format!("{} is in use, but not in its target", nic.id))
 }
 
 fn is_the_agents(name: &str) -> bool {

@@ -19,7 +19,7 @@ mod view;
 
 pub use view::{
     DeviceView, Filters, GuestLink, GuestView, Holder, HostView, JournalClaim, JournalRow,
-    JournalView, Place, PortView, Reachability, SystemView, VmView,
+    JournalView, Place, PortView, Reachability, Sight, SystemView, VmView,
 };
 
 /// What the system is at.

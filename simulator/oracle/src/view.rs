@@ -101,6 +101,18 @@ pub struct GuestView {
     pub links: Vec<GuestLink>,
     /// Namespaces that have a name.
     pub named: BTreeSet<String>,
+    /// Whether there can be links that are not among these.
+    pub sight: Sight,
+}
+
+/// How far somebody has looked into a guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sight {
+    /// Namespaces without a name, and addresses, were left out.
+    #[default]
+    Named,
+    /// Into every namespace, at every address.
+    Whole,
 }
 
 /// One link of a guest.

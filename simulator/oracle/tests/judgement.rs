@@ -8,7 +8,7 @@ use host_api::{Limit, LimitScope, Nic, NicState};
 use nic_model::{NicId, PowerState, VmId};
 use oracle::{
     DeviceView, Filters, GuestLink, GuestView, Holder, HostView, JournalClaim, JournalRow,
-    JournalView, Moment, Place, PortView, Reachability, SystemView, VmView, violations,
+    JournalView, Moment, Place, PortView, Reachability, Sight, SystemView, VmView, violations,
 };
 use serde_json::{Value, json};
 
@@ -120,6 +120,7 @@ fn vm() -> VmView {
             devices: Some(["10.0/00.0".parse().unwrap()].into()),
             links: vec![link(Place::Named("shop".to_owned()))],
             named: ["nicferry-holding".to_owned(), "shop".to_owned()].into(),
+            sight: Sight::Whole,
         }),
     }
 }
@@ -289,6 +290,9 @@ fn what_may_not_stay_is_named() {
             }),
             ("the link eth0 is in the guest's own namespace", |view| {
                 in_guest(view).links = vec![link(Place::Own)];
+            }),
+            ("in use, but not in its target", |view| {
+                in_guest(view).links.clear();
             }),
             ("in use, but not in its target", |view| {
                 in_guest(view).links = vec![link(Place::Named("nicferry-holding".to_owned()))];

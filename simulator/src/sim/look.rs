@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostd::http::{limit_views, nic_view};
 use oracle::{
-    DeviceView, GuestLink, GuestView, HostView, Moment, Place, SystemView, Violation, VmView,
+    DeviceView, GuestLink, GuestView, HostView, Moment, Place, Sight, SystemView, Violation, VmView,
 };
 
 use super::host::Host;
@@ -105,6 +105,7 @@ fn guest_view(guest: &fake_guest::kernel::GuestView) -> GuestView {
         ),
         links,
         named,
+        sight: Sight::Whole,
     }
 }
 
