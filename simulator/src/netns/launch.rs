@@ -30,10 +30,16 @@ const END_POLL: Duration = Duration::from_millis(1);
 pub struct Launched {
     /// What there is of it.
     pub state: State,
+    running: Running,
+}
+
+/// What runs by now. Its end is the end of all of it, and leaves nothing, however far it has come.
+#[derive(Debug)]
+struct Running {
     site: Site,
-    sandbox: Child,
+    claim: Claim,
+    sandbox: Option<Child>,
     lifeline: Option<PipeWriter>,
-    _claim: Claim,
 }
 
 /// What a kernel's administrator has to change.
@@ -68,9 +74,15 @@ pub fn launch(
     {
         site.check_name(name)?;
     }
-    let claim = site.claim()?;
+    let mut running = Running {
+        site: site.clone(),
+        claim: site.claim()?,
+        sandbox: None,
+        lifeline: None,
+    };
     // A new one waits for the last process of this one, however this one ends.
-    claim
+    running
+        .claim
         .pass_on()
         .doing("claim the directory for the sandbox too")?;
     plan.write(site)?;
@@ -89,7 +101,8 @@ pub fn launch(
     command
         .stdin(OwnedFd::from(stdin))
         .stdout(OwnedFd::from(stdout));
-    let sandbox = command.spawn().doing("start the sandbox")?;
+    running.lifeline = Some(lifeline);
+    running.sandbox = Some(command.spawn().doing("start the sandbox")?);
     // Its ends of the pipes.
     drop(command);
     let mut line = String::new();
@@ -101,10 +114,7 @@ pub fn launch(
     }
     Ok(Launched {
         state: serde_json::from_str(&line).doing("understand the sandbox")?,
-        site: site.clone(),
-        sandbox,
-        lifeline: Some(lifeline),
-        _claim: claim,
+        running,
     })
 }
 
@@ -114,20 +124,28 @@ impl Launched {
     /// # Errors
     /// When that cannot be told.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.sandbox.try_wait()
+        self.running.ended()
     }
 }
 
-impl Drop for Launched {
+impl Running {
+    fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.sandbox.as_mut().map_or(Ok(None), Child::try_wait)
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         drop(self.lifeline.take());
         let patience = Instant::now() + END_DEADLINE;
-        while matches!(self.sandbox.try_wait(), Ok(None)) {
-            if Instant::now() > patience {
-                // It has been reaped already when it ended meanwhile.
-                self.sandbox.kill().unwrap_or_default();
+        if let Some(sandbox) = &mut self.sandbox {
+            while matches!(sandbox.try_wait(), Ok(None)) {
+                if Instant::now() > patience {
+                    // It has been reaped already when it ended meanwhile.
+                    sandbox.kill().unwrap_or_default();
+                }
+                std::thread::sleep(END_POLL);
             }
-            std::thread::sleep(END_POLL);
         }
         self.site.sweep().unwrap_or_default();
     }
