@@ -34,7 +34,11 @@ pub(crate) fn introduce(state: &State, name: &CloudName) {
         ));
     }
     for vm in &state.vms {
-        say(format_args!("  {:<10} {}", vm.id, vm.qmp.display()));
+        say(format_args!(
+            "  {:<10} {} (QMP)",
+            vm.id,
+            vm.monitor.display()
+        ));
     }
     say(format_args!(
         "  {:<10} {}",

@@ -122,7 +122,7 @@ impl Show {
 impl Snapshot {
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
         let control = self.which.control()?;
-        let snapshot: simulator::netns::Snapshot = control.get("/v1/snapshot").await?;
+        let snapshot: simulator::netns::Snapshot = control.order("/v1/snapshot").await?;
         std::fs::write(&self.file, serde_json::to_vec(&snapshot)?)?;
         let file = self.file.display();
         console::say(format_args!(

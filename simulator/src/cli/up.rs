@@ -102,7 +102,12 @@ impl Restore {
         let plan = Plan {
             frames: self.running.frames()?,
             programs: Programs::beside_this_one()?,
-            ..snapshot.plan.clone()
+            // What went wrong then could keep NICs from getting where they were.
+            script: Script {
+                seed: snapshot.plan.script.seed,
+                ..Script::default()
+            },
+            topology: snapshot.plan.topology.clone(),
         };
         let put_back = |site: &_| snapshot.write_journals(site);
         let launched = launch(&plan, &self.running.which.site(), put_back)?;
@@ -143,7 +148,7 @@ impl Running {
         if let Some(address) = self.listen {
             let listener = TcpListener::bind(address).await?;
             launched.state.url = Some(format!("http://{}/", listener.local_addr()?));
-            tokio::spawn(tcp::pass_on(listener, launched.state.control.clone()));
+            tokio::spawn(tcp::pass_on(listener, self.which.site().control_over_tcp()));
         }
         match self.json {
             true => console::say(serde_json::to_string(&launched.state)?),

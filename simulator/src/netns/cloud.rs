@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use misbehaviour::{PaceRule, Rule};
+use misbehaviour::{PaceRule, Rule, Script};
 use nic_model::VmId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::event_log::EventLog;
 use super::guest::READY;
 use super::hostd;
-use super::machine::{Order, RuleError, Status, check_rule, give, let_go_for};
+use super::machine::{GuestState, Order, RuleError, Status, check_rule, give, let_go_for};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
 use super::process::{Undertaker, described, log_to};
@@ -54,6 +54,8 @@ struct Running {
     plan: Plan,
     hosts: BTreeMap<HostName, RunningHost>,
     vms: BTreeMap<VmId, Pid>,
+    /// Who sees each VM to its end, and lets go of what it has held.
+    watchers: BTreeMap<VmId, JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,9 @@ pub(super) enum OrderError {
     /// No such VM.
     #[error("there is no VM {0}")]
     NoVm(VmId),
+    /// No such rule.
+    #[error("there is no rule {0:?}")]
+    NoRule(String),
     /// It is off.
     #[error("VM {0} is off")]
     Off(VmId),
@@ -108,6 +113,7 @@ impl Cloud {
             plan,
             hosts: BTreeMap::new(),
             vms: BTreeMap::new(),
+            watchers: BTreeMap::new(),
         };
         let cloud = Self {
             inner: Arc::new(Inner {
@@ -160,8 +166,7 @@ impl Cloud {
             self.keep_hostd(host);
         }
         for host in &topology.hosts {
-            let vms = topology.vms_of(host).count();
-            hostd::until_ready(&self.inner.site, host, vms).await?;
+            self.until_ready(host).await?;
         }
         self.inner.events.note("the cloud is ready");
         Ok(())
@@ -212,15 +217,8 @@ impl Cloud {
         }
         self.boot(&vm).await?;
         // It has those of the first plan, and some may have come and gone since.
-        self.give(id, &Order::ClearRules).await?;
         let script = self.lock().plan.script.clone();
-        for rule in script.rules {
-            self.give(id, &Order::AddRule(rule)).await?;
-        }
-        for pace in script.paces {
-            self.give(id, &Order::SetPace(pace)).await?;
-        }
-        Ok(())
+        self.give_script(id, &script).await
     }
 
     /// Ends a VM as a power failure would.
@@ -272,10 +270,56 @@ impl Cloud {
         }
         let done = act();
         self.keep_hostd(host);
-        let on = self.lock().vms.len();
-        let here = self.plan().topology.vms_of(host).count();
-        hostd::until_ready(&self.inner.site, host, here.min(on)).await?;
+        self.until_ready(host).await?;
         done
+    }
+
+    /// Waits until a host's hostd is in touch with each of its VMs that is on, and with the agent
+    /// in each whose guest is up: what a pace or a rule holds up may take for ever.
+    async fn until_ready(&self, host: &HostName) -> Result<(), Trouble> {
+        let mut awaited = BTreeMap::new();
+        for vm in self.plan().topology.vms_of(host) {
+            if !self.lock().vms.contains_key(&vm.id) {
+                continue;
+            }
+            let status = give(&self.inner.site.hardware(&vm.id), &Order::Status).await?;
+            let guest = status.map_or(GuestState::Up, |status| status.guest);
+            awaited.insert(vm.id.clone(), guest);
+        }
+        hostd::until_ready(&self.inner.site, host, &awaited).await
+    }
+
+    /// Has rules and paces in force, these and no others, now and after a reset.
+    ///
+    /// # Errors
+    /// When one of them cannot be followed, or a VM does not answer.
+    pub(super) async fn follow(&self, script: Script) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        for rule in &script.rules {
+            check_rule(rule)?;
+        }
+        let plan = Plan {
+            script,
+            ..self.plan()
+        };
+        plan.write(&self.inner.site)?;
+        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
+        for vm in on {
+            self.give_script(&vm, &plan.script).await?;
+        }
+        self.lock().plan = plan;
+        Ok(())
+    }
+
+    async fn give_script(&self, vm: &VmId, script: &Script) -> Result<(), OrderError> {
+        self.give(vm, &Order::ClearRules).await?;
+        for rule in &script.rules {
+            self.give(vm, &Order::AddRule(rule.clone())).await?;
+        }
+        for pace in &script.paces {
+            self.give(vm, &Order::SetPace(pace.clone())).await?;
+        }
+        Ok(())
     }
 
     /// The names of the links of a host: its bridges and the ends of its NICs, not the loopback.
@@ -391,6 +435,7 @@ impl Cloud {
     /// Starts a VM and waits until its guest is up.
     async fn boot(&self, vm: &Vm) -> Result<(), Trouble> {
         let doing = format!("start VM {}", vm.id);
+        self.until_gone(&vm.id).await.doing(&doing)?;
         let site = &self.inner.site;
         let (netns, program) = {
             let running = self.lock();
@@ -419,8 +464,20 @@ impl Cloud {
         }
         self.lock().vms.insert(vm.id.clone(), process.pid);
         self.inner.events.note(format_args!("VM {} is on", vm.id));
-        tokio::spawn(self.clone().watch_vm(vm.id.clone(), process));
+        let watcher = tokio::spawn(self.clone().watch_vm(vm.id.clone(), process));
+        self.lock().watchers.insert(vm.id.clone(), watcher);
         Ok(())
+    }
+
+    /// Waits until nothing is left of an earlier life of a VM that is off: what it has held is let
+    /// go of by the VM's name, which the next life has as well.
+    async fn until_gone(&self, id: &VmId) -> Result<(), tokio::time::error::Elapsed> {
+        let watcher = self.lock().watchers.remove(id);
+        match watcher {
+            // That it has panicked is an end too.
+            Some(watcher) => tokio::time::timeout(VM_DEADLINE, watcher).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn watch_vm(self, id: VmId, mut process: super::process::Process) {

@@ -1,5 +1,6 @@
 //! The hostd of each host: the real program with a configuration made from the topology.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use host_api::{AgentState, Client};
 use nic_model::{LinkName, NetworkName, TenantId, VmClassName, VmId};
 use serde::Serialize;
 
+use super::machine::GuestState;
 use super::network::HostNetwork;
 use super::plan::{Frames, Plan};
 use super::process::{Process, Undertaker, log_to};
@@ -132,14 +134,19 @@ pub(super) fn journal_files(site: &Site, host: &HostName) -> [std::path::PathBuf
     })
 }
 
-/// Waits until it answers, and is in touch with every VM and every agent.
+/// Waits until it answers, and is in touch with the VMs that are awaited, and with the agents in
+/// those whose guests are up.
 ///
 /// # Errors
 /// When that takes too long.
-pub(super) async fn until_ready(site: &Site, host: &HostName, vms: usize) -> Result<(), Trouble> {
+pub(super) async fn until_ready(
+    site: &Site,
+    host: &HostName,
+    awaited: &BTreeMap<VmId, GuestState>,
+) -> Result<(), Trouble> {
     let client = Client::unix(site.api(host));
     let ready = async {
-        while !is_ready(&client, vms).await {
+        while !is_ready(&client, awaited).await {
             tokio::time::sleep(START_POLL).await;
         }
     };
@@ -150,10 +157,14 @@ pub(super) async fn until_ready(site: &Site, host: &HostName, vms: usize) -> Res
     ))
 }
 
-async fn is_ready(client: &Client, vms: usize) -> bool {
+async fn is_ready(client: &Client, awaited: &BTreeMap<VmId, GuestState>) -> bool {
     let Ok(list) = client.vms().await else {
         return false;
     };
-    let in_touch = |vm: &&host_api::Vm| vm.power.is_some() && vm.agent.state == AgentState::Ready;
-    list.vms.iter().filter(in_touch).count() == vms
+    let in_touch = |(id, guest): (&VmId, &GuestState)| {
+        let found = list.vms.iter().find(|vm| vm.id == *id);
+        let agent_is = |vm: &host_api::Vm| vm.agent.state == AgentState::Ready;
+        found.is_some_and(|vm| vm.power.is_some() && (*guest == GuestState::Down || agent_is(vm)))
+    };
+    awaited.iter().all(in_touch)
 }

@@ -44,7 +44,9 @@ pub use event_log::Event;
 pub use guest::run as run_guest;
 pub use guest::{AgentWanted, ContainerView, GuestClient, Link, Naming, Place, ProgramOutput};
 pub use launch::{Launched, launch};
-pub use machine::{ClockOrder, RuleStatus, Status, TransitionStatus, run as run_machine};
+pub use machine::{
+    ClockOrder, GuestState, RuleStatus, Status, TransitionStatus, run as run_machine,
+};
 pub use machine::{RuleError, check_rule};
 pub use plan::{Frames, Plan, Programs};
 pub use sandbox::run as run_sandbox;

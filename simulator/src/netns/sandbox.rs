@@ -31,13 +31,14 @@ pub fn run(site: &Site, launcher: u32) -> Result<(), Trouble> {
     watch_lifeline(site)?;
     runtime()?.block_on(async {
         let listener = lines::listen(&site.control())?;
+        let passed_on = lines::listen(&site.control_over_tcp())?;
         let cloud = Cloud::start(plan, site).await?;
         let ready_after_ms = began.elapsed().as_secs_f64() * 1000.0;
         let state = State::of(&cloud.plan(), site, launcher, ready_after_ms);
         state.write(site)?;
         let line = serde_json::to_string(&state).doing("say what runs")?;
         super::say(&format!("{line}\n")).doing("say what runs")?;
-        control::serve(listener, cloud).await
+        control::serve(listener, passed_on, cloud).await
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   $XDG_RUNTIME_DIR/nicferry/NAME   or   /tmp/nicferry-UID/NAME
-//!     plan.json  state.json  control.sock         of the simulator
+//!     plan.json  state.json  control.sock  control-tcp.sock     of the simulator
 //!     host1.sock host1.toml  host1.sqlite …       of each host
 //!     vm1.qmp    vm1.agent   vm1.guest  vm1.log   of each VM
 //! ```
@@ -159,6 +159,12 @@ impl Site {
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.directory.join("control.sock")
+    }
+
+    /// The same for what comes over TCP, from whoever can reach the loopback.
+    #[must_use]
+    pub fn control_over_tcp(&self) -> PathBuf {
+        self.directory.join("control-tcp.sock")
     }
 
     /// The API of a host's hostd.

@@ -50,6 +50,8 @@ pub struct VmState {
     pub host: HostName,
     /// The socket of its monitor, which hostd uses.
     pub qmp: PathBuf,
+    /// The socket of another monitor of it, which is everybody's.
+    pub monitor: PathBuf,
     /// A terminal in its guest.
     pub guest: PathBuf,
 }
@@ -65,6 +67,7 @@ impl State {
             id: vm.id.clone(),
             host: vm.host.clone(),
             qmp: site.monitor(&vm.id),
+            monitor: site.spare_monitor(&vm.id),
             guest: site.guest(&vm.id),
         };
         Self {

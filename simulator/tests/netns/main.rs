@@ -2,6 +2,10 @@
 //! what hostd asks of them, misbehave when told to, and leave nothing.
 
 #[cfg(test)]
+mod boots;
+#[cfg(test)]
+mod control;
+#[cfg(test)]
 mod ends;
 #[cfg(test)]
 mod files;

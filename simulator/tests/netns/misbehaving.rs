@@ -4,7 +4,6 @@ use host_api::client::{Answer, ClientError, Progress};
 use host_api::{NicState, Problem, ProblemCode};
 use misbehaviour::{Effect, Rule, When};
 use simulator::netns::{ClockOrder, ClockRequest, Page, RulePage};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Bed, Cloud, User, attach, nic_on_blue, until};
 
@@ -280,34 +279,4 @@ async fn a_qemu_that_crashes_takes_its_guest_along() {
             .iter()
             .any(|event| event.text.starts_with("VM vm1 is off"))
     );
-}
-
-#[tokio::test]
-async fn orders_are_taken_over_tcp_from_programs_alone() {
-    let cloud = Bed::of(User::Own)
-        .up(&["--vms", "1", "--listen", "127.0.0.1:0"])
-        .await;
-    let url = cloud.started.state.url.clone().unwrap();
-    let address = url
-        .trim_start_matches("http://")
-        .trim_end_matches('/')
-        .to_owned();
-    let ask = async |request: &str| {
-        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
-        let request = format!("{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
-
-    let page = ask("GET /").await;
-    let from_a_form = ask("POST /v1/down").await;
-
-    assert!(
-        page.starts_with("HTTP/1.1 200") && page.contains("\"vm1\""),
-        "{page}"
-    );
-    assert!(from_a_form.starts_with("HTTP/1.1 415"), "{from_a_form}");
-    assert_eq!(cloud.hostd().vms().await.unwrap().vms.len(), 1);
 }

@@ -3,7 +3,8 @@
 use std::fs;
 
 use host_api::NicState;
-use simulator::netns::Naming;
+use misbehaviour::Pace;
+use simulator::netns::{Naming, Page};
 
 use crate::support::{Bed, Cloud, User};
 
@@ -76,6 +77,56 @@ async fn a_restored_cloud_has_its_nics_where_they_were() {
         String::from_utf8_lossy(&rules.stdout).contains("\"kept\""),
         "{rules:?}"
     );
+}
+
+#[tokio::test]
+async fn a_cloud_with_a_vm_that_is_off_can_be_kept() {
+    let bed = Bed::of(User::Own);
+    let topology = bed.file(
+        "cloud.toml",
+        "[[host]]\nname = \"h1\"\n[[host]]\nname = \"h2\"\n\
+         [[vm]]\nid = \"a\"\nhost = \"h1\"\n\
+         [[vm]]\nid = \"b\"\nhost = \"h2\"\n\
+         [[vm]]\nid = \"c\"\nhost = \"h2\"\n",
+    );
+    let cloud = bed.up(&[&topology]).await;
+    let killed = cloud.bed.run(&["vm", "kill", "a"]).await;
+    assert!(killed.status.success(), "{killed:?}");
+    let file = cloud.bed.file("cloud.json", "");
+
+    let kept = cloud.bed.run(&["snapshot", &file]).await;
+
+    assert!(kept.status.success(), "{kept:?}");
+}
+
+#[tokio::test]
+async fn what_would_hold_nics_up_comes_after_them() {
+    let old = Bed::of(User::Own).up(&["--vms", "1"]).await;
+    let nic = old.nic_in("vm1", "web").await;
+    let rule = ["--at", "qmp.device_add", "--effect", "error=no room"];
+    let rule = [["rules", "add", "full"].as_slice(), &rule].concat();
+    assert!(old.bed.run(&rule).await.status.success());
+    let pace = old.bed.run(&["pace", "plug", "manual"]).await;
+    assert!(pace.status.success(), "{pace:?}");
+    let file = old.bed.file("cloud.json", "");
+    let kept = old.bed.run(&["snapshot", &file]).await;
+    assert!(kept.status.success(), "{kept:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    old.started.end().await.unwrap();
+
+    let bed = Bed::of(User::Own);
+    let file = bed.file("cloud.json", &text);
+    let restore = bed.command(&["restore", "--json", "--tied", &file]);
+    let new = bed.started(restore).await;
+
+    assert_eq!(new.state_of(&nic.id).await, NicState::InUse);
+    for again in ["restored", "reset"] {
+        let page: Page = new.started.control().get("/").await.unwrap();
+        let hardware = page.vms[0].hardware.as_ref().unwrap();
+        assert_eq!(hardware.rules[0].rule.name, "full", "{again}");
+        assert_eq!(hardware.paces[0].pace, Pace::Manual, "{again}");
+        assert!(new.bed.run(&["reset"]).await.status.success());
+    }
 }
 
 #[tokio::test]

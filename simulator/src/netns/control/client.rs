@@ -53,10 +53,21 @@ impl ControlClient {
     /// # Errors
     /// When the cloud refuses or does not answer.
     pub async fn post<T: Serialize + Sync>(&self, path: &str, order: &T) -> Result<(), Trouble> {
+        self.send(path, order).await.map(drop)
+    }
+
+    /// Orders something that has a result.
+    ///
+    /// # Errors
+    /// When the cloud refuses or does not answer.
+    pub async fn order<R: DeserializeOwned>(&self, path: &str) -> Result<R, Trouble> {
+        let body = self.send(path, &()).await?;
+        serde_json::from_slice(&body).doing(format_args!("understand the answer to {path}"))
+    }
+
+    async fn send<T: Serialize + Sync>(&self, path: &str, order: &T) -> Result<Bytes, Trouble> {
         let body = serde_json::to_vec(order).doing(format_args!("write an order to {path}"))?;
-        self.exchange(Method::POST, path, body.into())
-            .await
-            .map(drop)
+        self.exchange(Method::POST, path, body.into()).await
     }
 
     /// Takes something away.

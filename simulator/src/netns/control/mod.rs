@@ -13,23 +13,27 @@
 //!   POST   /v1/vms/VM/{reset,kill,start}
 //!   POST   /v1/hosts/HOST/kill      kills hostd, which is started again
 //!   GET    /v1/hosts/HOST/links     what links there are on the host
-//!   GET    /v1/snapshot             all there is to make the cloud anew
-//!   POST   /v1/restore              the NICs of such a snapshot
+//!   POST   /v1/snapshot             tells all there is to make the cloud anew; kills each
+//!                                   hostd for it, which is started again
+//!   POST   /v1/restore              the NICs of such a snapshot, then its rules and paces
 //!   POST   /v1/reset                as at first
 //!   POST   /v1/down                 the end
 //! ```
 //!
 //! A refusal is `{"error": "…"}`. Requests that change something bear the content type
 //! `application/json`. Whoever may open the socket may do all of it; over TCP the
-//! launcher passes it on from the loopback alone.
+//! launcher passes it on from the loopback alone, to a second socket that answers only to
+//! names of this machine.
 
 mod client;
+mod gate;
+
+use std::future::IntoFuture;
 
 use axum::Json;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use misbehaviour::{PaceRule, Rule};
@@ -104,11 +108,15 @@ struct EventsQuery {
     after: u64,
 }
 
-/// Serves for ever.
+/// Serves for ever: at `listener` whoever may open it, at `passed_on` what comes over TCP.
 ///
 /// # Errors
-/// When the socket fails.
-pub(super) async fn serve(listener: UnixListener, cloud: Cloud) -> Result<(), Trouble> {
+/// When a socket fails.
+pub(super) async fn serve(
+    listener: UnixListener,
+    passed_on: UnixListener,
+    cloud: Cloud,
+) -> Result<(), Trouble> {
     let routes = axum::Router::new()
         .route("/", get(page))
         .route("/v1/events", get(events))
@@ -122,32 +130,26 @@ pub(super) async fn serve(listener: UnixListener, cloud: Cloud) -> Result<(), Tr
         .route("/v1/vms/{vm}/start", post(start_vm))
         .route("/v1/hosts/{host}/kill", post(kill_hostd))
         .route("/v1/hosts/{host}/links", get(host_links))
-        .route("/v1/snapshot", get(take_snapshot))
+        .route("/v1/snapshot", post(take_snapshot))
         .route("/v1/restore", post(restore))
         .route("/v1/reset", post(reset))
         .route("/v1/down", post(down))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(axum::middleware::from_fn(only_programs))
+        .layer(from_fn(gate::only_programs))
+        .layer(from_fn(gate::in_one_form))
         .with_state(cloud);
-    axum::serve(listener, routes).await.doing("serve orders")
-}
-
-/// What changes something has to call itself JSON, body or not. A page in somebody's browser cannot
-/// send that to another origin without asking first (the Fetch standard's "CORS-safelisted
-/// request-header"), and nobody answers here.
-async fn only_programs(request: Request, next: Next) -> Response {
-    let kind = request.headers().get(CONTENT_TYPE);
-    if request.method() == Method::GET || kind.is_some_and(|kind| kind == "application/json") {
-        return next.run(request).await;
-    }
-    let error = "the content type has to be application/json".to_owned();
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, Json(Refusal { error })).into_response()
+    let guarded = routes.clone().layer(from_fn(gate::only_this_machine));
+    let both = futures::future::try_join(
+        axum::serve(listener, routes).into_future(),
+        axum::serve(passed_on, guarded).into_future(),
+    );
+    both.await.map(drop).doing("serve orders")
 }
 
 impl IntoResponse for OrderError {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::NoHost(_) | Self::NoVm(_) => StatusCode::NOT_FOUND,
+            Self::NoHost(_) | Self::NoVm(_) | Self::NoRule(_) => StatusCode::NOT_FOUND,
             Self::Off(_) | Self::On(_) | Self::RuleTaken(_) => StatusCode::CONFLICT,
             Self::Rule(_) => StatusCode::BAD_REQUEST,
             Self::Trouble(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -206,7 +208,7 @@ async fn remove_rule(
 ) -> Result<StatusCode, OrderError> {
     match cloud.remove_rules(Some(&name)).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Ok(StatusCode::NOT_FOUND),
+        false => Err(OrderError::NoRule(name)),
     }
 }
 
@@ -283,6 +285,7 @@ async fn restore(
     Json(snapshot): Json<Snapshot>,
 ) -> Result<StatusCode, OrderError> {
     snapshot::place(&cloud, &snapshot).await?;
+    cloud.follow(snapshot.plan.script).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::around::{Around, Told};
 use super::guest_process::GuestProcess;
-use super::orders::{Answer, Order, RuleStatus, Status, TransitionStatus};
+use super::orders::{Answer, GuestState, Order, RuleStatus, Status, TransitionStatus};
 use super::transitions::{Pending, Transitions, Until};
 use super::wiring::Wiring;
 use crate::netns::plan::Programs;
@@ -470,6 +470,10 @@ impl Hardware {
             paces: self.parts.paces.rules().to_vec(),
             under_way: self.transitions.iter().map(transition).collect(),
             nics: nics.iter().map(ToString::to_string).collect(),
+            guest: match self.guest {
+                Some(_) => GuestState::Up,
+                None => GuestState::Down,
+            },
         }
     }
 }

@@ -37,7 +37,7 @@ use super::topology::Vm;
 use super::trouble::{Doing, Trouble};
 use super::{lines, runtime};
 
-pub use orders::{ClockOrder, RuleStatus, Status, TransitionStatus};
+pub use orders::{ClockOrder, GuestState, RuleStatus, Status, TransitionStatus};
 pub(crate) use orders::{Order, give};
 pub(crate) use wiring::let_go_for;
 

@@ -93,6 +93,18 @@ pub struct Status {
     pub under_way: Vec<TransitionStatus>,
     /// The PCI paths of its NICs.
     pub nics: Vec<String>,
+    /// Whether its guest has booted.
+    pub guest: GuestState,
+}
+
+/// Whether a guest has booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestState {
+    /// It has.
+    Up,
+    /// It has yet to, or never will.
+    Down,
 }
 
 /// A rule and what it has done.

@@ -1,0 +1,66 @@
+//! Guests that take their time to boot, or never do: the cloud is there without them.
+
+use simulator::netns::{GuestState, Page};
+
+use crate::support::{Bed, Cloud, User, until};
+
+async fn guest_state(cloud: &Cloud) -> GuestState {
+    let page: Page = cloud.started.control().get("/").await.unwrap();
+    page.vms[0].hardware.as_ref().unwrap().guest
+}
+
+#[tokio::test]
+async fn a_cloud_does_not_wait_for_a_guest_that_is_held_up() {
+    let boot = "operation = \"guest.boot\"\nname = \"b\"\n";
+    for (script, after_step) in [
+        (
+            "[[pace]]\ntransition = \"boot\"\npace = \"manual\"\n",
+            GuestState::Up,
+        ),
+        (
+            "[[pace]]\ntransition = \"boot\"\npace = \"after 1h\"\n",
+            GuestState::Down,
+        ),
+        (
+            &format!("[[rule]]\n{boot}effect = \"lose\"\n"),
+            GuestState::Down,
+        ),
+        (
+            &format!("[[rule]]\n{boot}effect = \"ignore\"\n"),
+            GuestState::Down,
+        ),
+    ] {
+        let bed = Bed::of(User::Own);
+        let rules = bed.file("rules.toml", script);
+
+        let cloud = bed.up(&["--vms", "1", "--rules", &rules]).await;
+
+        assert_eq!(guest_state(&cloud).await, GuestState::Down, "{script}");
+        let stepped = cloud.bed.run(&["step", "vm1"]).await;
+        assert!(stepped.status.success(), "{stepped:?}");
+        assert_eq!(guest_state(&cloud).await, after_step, "{script}");
+        if after_step == GuestState::Up {
+            until("hostd is in touch with the agent", async || {
+                let vm = cloud.hostd().vm(&"vm1".parse().unwrap()).await.unwrap();
+                vm.agent.state == host_api::AgentState::Ready
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cloud_that_does_not_come_up_leaves_nothing() {
+    let bed = Bed::of(User::Own);
+    let rules = bed.file(
+        "rules.toml",
+        "[[rule]]\nname = \"b\"\noperation = \"guest.boot\"\neffect = { crash = \"before\" }\n",
+    );
+
+    let ended = bed.run(&["up", "--vms", "1", "--rules", &rules]).await;
+
+    let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success(), "{complaint}");
+    assert!(complaint.contains("the sandbox is ready"), "{complaint}");
+    assert_eq!(bed.left(), Vec::<String>::new());
+}

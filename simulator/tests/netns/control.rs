@@ -1,0 +1,122 @@
+//! Orders over HTTP: who may give them, and what a refusal looks like.
+
+use std::fmt::Display;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::support::{Bed, Cloud, User};
+
+const JSON: &str = "content-type: application/json";
+
+async fn over_tcp() -> (Cloud, String) {
+    let bed = Bed::of(User::Own);
+    let cloud = bed.up(&["--vms", "1", "--listen", "127.0.0.1:0"]).await;
+    let url = cloud.started.state.url.clone().unwrap();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let address = address.to_owned();
+    (cloud, address)
+}
+
+/// The whole answer to a request of one line and these headers.
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    line: impl Display,
+    headers: &[&str],
+    body: &str,
+) -> String {
+    let headers = headers.join("\r\n");
+    let length = body.len();
+    let rest = format!("connection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    let request = format!("{line} HTTP/1.1\r\n{headers}\r\n{rest}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn orders_are_taken_over_tcp_from_programs_alone() {
+    let (cloud, address) = over_tcp().await;
+    let host = format!("host: {address}");
+    let ask = async |line| {
+        let stream = TcpStream::connect(&address).await.unwrap();
+        ask(stream, line, &[&host], "").await
+    };
+
+    let page = ask("GET /").await;
+    let from_a_form = ask("POST /v1/down").await;
+    let from_an_image = ask("GET /v1/snapshot").await;
+
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("\"vm1\""),
+        "{page}"
+    );
+    assert!(from_a_form.starts_with("HTTP/1.1 415"), "{from_a_form}");
+    assert!(from_an_image.starts_with("HTTP/1.1 405"), "{from_an_image}");
+    assert_eq!(cloud.hostd().vms().await.unwrap().vms.len(), 1);
+}
+
+#[tokio::test]
+async fn over_tcp_nobody_else_s_name_leads_here() {
+    let (_cloud, address) = over_tcp().await;
+    let port = address.rsplit_once(':').unwrap().1;
+    for (name, expected) in [
+        ("localhost", "200"),
+        ("[::1]", "200"),
+        ("rebound.example", "403"),
+    ] {
+        let stream = TcpStream::connect(&address).await.unwrap();
+
+        let answer = ask(stream, "GET /", &[&format!("host: {name}:{port}")], "").await;
+
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{name}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_refusal_has_one_form() {
+    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+    let rule = "{\"name\": \"a\", \"operation\": 7}";
+    for (line, body, expected) in [
+        ("POST /v1/rules", rule, "422"),
+        ("POST /v1/rules", "{", "400"),
+        ("POST /v1/rule", "", "404"),
+        ("DELETE /v1/rules/none", "", "404"),
+        ("GET /v1/down", "", "405"),
+        ("GET /v1/events?after=x", "", "400"),
+        ("POST /v1/vms/vm9/kill", "", "404"),
+    ] {
+        let stream = UnixStream::connect(&cloud.started.state.control)
+            .await
+            .unwrap();
+
+        let answer = ask(stream, line, &["host: simulator", JSON], body).await;
+
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{line}: {answer}"
+        );
+        let refusal: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let error = refusal["error"].as_str().unwrap_or_default();
+        assert!(!error.is_empty(), "{line}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn json_may_name_its_character_set() {
+    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+    let stream = UnixStream::connect(&cloud.started.state.control)
+        .await
+        .unwrap();
+    let kind = "content-type: application/json; charset=utf-8";
+    let pace = "{\"transition\": \"plug\", \"pace\": \"manual\"}";
+
+    let answer = ask(stream, "POST /v1/paces", &["host: simulator", kind], pace).await;
+
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+}
