@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use misbehaviour::Rule;
 use simulator::fleet::{self, FleetPlan, usual_faults};
 
-use super::console::say;
+use super::console::{complain, say};
 use super::script;
 
 /// Runs a fleet of simulated VMs to its end.
@@ -50,10 +50,29 @@ impl Fleet {
         } else {
             say(&report);
         }
-        Ok(match report.is_clean() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        })
+        if report.is_clean() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        complain(format_args!("again: {}", self.again()));
+        Ok(ExitCode::FAILURE)
+    }
+
+    /// The command that does the same once more.
+    fn again(&self) -> String {
+        let Self {
+            vms,
+            ops,
+            seed,
+            vms_per_host,
+            rules,
+            json: _,
+        } = self;
+        let rules = rules.as_ref();
+        let rules = rules.map(|file| format!(" --rules {}", file.display()));
+        format!(
+            "simulator fleet --vms {vms} --ops {ops} --seed {seed} --vms-per-host {vms_per_host}{}",
+            rules.unwrap_or_default()
+        )
     }
 
     fn faults(&self) -> anyhow::Result<Arc<[Rule]>> {
