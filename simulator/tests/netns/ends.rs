@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::{Bed, Cloud, User, until};
 
 /// Every process that has come of `pid`, as this machine numbers them.
-fn descendants(pid: u32) -> BTreeSet<u32> {
+pub(crate) fn descendants(pid: u32) -> BTreeSet<u32> {
     let children = format!("/proc/{pid}/task/{pid}/children");
     let mut found = BTreeSet::from([pid]);
     // Every thread has children of its own.

@@ -12,6 +12,8 @@ mod files;
 #[cfg(test)]
 mod guests;
 #[cfg(test)]
+mod hardware;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod misbehaving;

@@ -8,7 +8,7 @@ use fake_qemu::driver::Surroundings;
 use fake_qemu::driver::unix::KernelTaps;
 use fake_qemu::{BackendChange, GuestAct, GuestSignal, Host, TapError};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::netns::trouble::{Doing, Trouble};
 
@@ -19,8 +19,8 @@ const SIGNALS_MAX: usize = 4096;
 /// Something the machine has done.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// To its guest.
-    Guest(GuestSignal),
+    /// To its guest, after so many looks at the VM.
+    Guest(GuestSignal, u64),
     /// With a backend.
     Backend(BackendChange<OwnedFd>),
 }
@@ -29,19 +29,28 @@ pub(super) enum Told {
 #[derive(Debug)]
 pub(super) struct Around {
     told: mpsc::Sender<Told>,
+    looks: watch::Receiver<u64>,
     /// Belongs to the host's namespace for life.
     socket: OwnedFd,
 }
 
 impl Around {
-    /// One of a process in the host's namespace, and what it is told.
-    pub(super) fn new() -> Result<(Self, mpsc::Receiver<Told>), Trouble> {
+    /// One of a process in the host's namespace, and what it is told; `looks` counts those at the
+    /// VM.
+    pub(super) fn new(
+        looks: watch::Receiver<u64>,
+    ) -> Result<(Self, mpsc::Receiver<Told>), Trouble> {
         let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
         let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None);
         let socket = socket.doing("look at the host's links")?;
         let (sender, receiver) = mpsc::channel(SIGNALS_MAX);
         let told = sender;
-        Ok((Self { told, socket }, receiver))
+        let around = Self {
+            told,
+            looks,
+            socket,
+        };
+        Ok((around, receiver))
     }
 
     fn tell(&self, told: Told) {
@@ -68,7 +77,8 @@ impl Host<OwnedFd> for Around {
 
 impl Surroundings<OwnedFd> for Around {
     fn signal(&mut self, signal: GuestSignal) -> Vec<(Duration, GuestAct)> {
-        self.tell(Told::Guest(signal));
+        let looks = *self.looks.borrow();
+        self.tell(Told::Guest(signal, looks));
         Vec::new()
     }
 

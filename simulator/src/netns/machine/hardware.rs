@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::around::{Around, Told};
 use super::guest_process::GuestProcess;
 use super::orders::{Answer, GuestState, Order, RuleStatus, Status, TransitionStatus};
-use super::transitions::{Pending, Transitions, Until};
+use super::transitions::{Moment, Pending, Transitions, Until};
 use super::wiring::Wiring;
 use crate::netns::plan::Programs;
 use crate::netns::site::Site;
@@ -43,7 +43,7 @@ pub(super) struct Parts {
     pub(super) qemu: Qemu,
     pub(super) told: mpsc::Receiver<Told>,
     pub(super) orders: mpsc::Receiver<Ordered>,
-    /// How often somebody has asked something at the monitor.
+    /// How many commands the monitors have been given.
     pub(super) polls: watch::Receiver<u64>,
     pub(super) rules: SharedRules,
     pub(super) paces: Paces,
@@ -56,11 +56,18 @@ pub(super) struct Hardware {
     links: LinkWatch,
     guest: Option<GuestProcess>,
     /// Devices whose links have yet to come, in the order of their plugging.
-    arriving: Vec<GuestDevice>,
+    arriving: Vec<Arriving>,
     transitions: Transitions,
     clock: Clock,
     began: Instant,
     cpu: Cpu,
+}
+
+/// A device that the guest has no link for yet, or none any more.
+#[derive(Debug, Clone)]
+struct Arriving {
+    device: GuestDevice,
+    carrier: AdminState,
 }
 
 /// Whether the virtual CPU executes: a guest that does not, does nothing.
@@ -95,7 +102,7 @@ impl Hardware {
             began: Instant::now(),
             cpu: Cpu::Runs,
         };
-        hardware.begin(Transition::Boot, None).await?;
+        hardware.begin(Transition::Boot, None, 0).await?;
         Ok(hardware)
     }
 
@@ -113,16 +120,12 @@ impl Hardware {
                 Woken::Told(told) => self.follow(told).await,
                 Woken::Link(event) => self.see(event).await,
                 Woken::Lost(path) => self.give_back(&path).await,
-                Woken::Polled => {
-                    self.transitions.polled();
-                    Ok(())
-                }
                 Woken::GuestEnded => {
                     self.guest = None;
                     self.parts.qemu.act(GuestAct::Reset);
                     Ok(())
                 }
-                Woken::Due => Ok(()),
+                Woken::Polled | Woken::Due => Ok(()),
             };
             let done = match done {
                 Ok(()) => self.do_due().await,
@@ -165,14 +168,21 @@ impl Hardware {
         Some(Instant::now() + left)
     }
 
-    fn now(&self) -> Duration {
+    fn time(&self) -> Duration {
         self.clock.now(self.began.elapsed())
+    }
+
+    fn now(&self) -> Moment {
+        Moment {
+            time: self.time(),
+            looks: *self.parts.polls.borrow(),
+        }
     }
 
     async fn follow(&mut self, told: Told) -> Result<(), Trouble> {
         match told {
             Told::Backend(change) => self.follow_backend(change).await,
-            Told::Guest(signal) => self.follow_machine(signal).await,
+            Told::Guest(signal, looks) => self.follow_machine(signal, looks).await,
         }
     }
 
@@ -198,7 +208,7 @@ impl Hardware {
         }
     }
 
-    async fn follow_machine(&mut self, signal: GuestSignal) -> Result<(), Trouble> {
+    async fn follow_machine(&mut self, signal: GuestSignal, looks: u64) -> Result<(), Trouble> {
         match signal {
             GuestSignal::Plugged(device) => {
                 // As a native hot-plug driver does at once; with ACPI nobody looks at it.
@@ -206,11 +216,12 @@ impl Hardware {
                     self.parts.qemu.act(GuestAct::SlotOn { port });
                 }
                 let path = device.path.clone();
-                self.arriving.push(device);
-                self.begin(Transition::Plug, Some(path)).await
+                let carrier = AdminState::Up;
+                self.arriving.push(Arriving { device, carrier });
+                self.begin(Transition::Plug, Some(path), looks).await
             }
             GuestSignal::UnplugRequested { path } => {
-                self.begin(Transition::Unplug, Some(path)).await
+                self.begin(Transition::Unplug, Some(path), looks).await
             }
             GuestSignal::Removed { path } => self.take_out(&path).await,
             GuestSignal::CarrierUp { path } => self.carrier(&path, AdminState::Up).await,
@@ -223,7 +234,7 @@ impl Hardware {
                 self.cpu = Cpu::Runs;
                 Ok(())
             }
-            GuestSignal::Reset => self.reset().await,
+            GuestSignal::Reset => self.reset(looks).await,
             // The guest announces what it has by itself, and has no power button.
             GuestSignal::Announce { .. } | GuestSignal::PowerButton => Ok(()),
             GuestSignal::Gone => std::process::exit(1),
@@ -231,21 +242,25 @@ impl Hardware {
     }
 
     async fn carrier(&mut self, path: &PciPath, carrier: AdminState) -> Result<(), Trouble> {
+        let arriving = self.arriving.iter_mut();
+        for known in arriving.filter(|known| known.device.path == *path) {
+            known.carrier = carrier;
+        }
         self.parts.wiring.set_carrier(path, carrier).await
     }
 
     async fn take_out(&mut self, path: &PciPath) -> Result<(), Trouble> {
-        self.arriving.retain(|device| device.path != *path);
+        self.arriving.retain(|known| known.device.path != *path);
         self.transitions.forget(Some(path));
         self.parts.wiring.unplug(path).await
     }
 
-    async fn reset(&mut self) -> Result<(), Trouble> {
+    async fn reset(&mut self, looks: u64) -> Result<(), Trouble> {
         self.transitions.forget(None);
         if let Some(guest) = self.guest.take() {
             guest.kill().await;
         }
-        self.begin(Transition::Boot, None).await
+        self.begin(Transition::Boot, None, looks).await
     }
 
     async fn see(&mut self, event: LinkEvent) -> Result<(), Trouble> {
@@ -264,20 +279,33 @@ impl Hardware {
         }
     }
 
+    /// Puts a NIC whose link has gone with its namespace into the guest's own: a kernel gives a
+    /// link that has hardware back to the machine (`default_device_exit_net` in net/core/dev.c),
+    /// and deletes one that has none.
     async fn give_back(&mut self, path: &PciPath) -> Result<(), Trouble> {
-        match &self.guest {
-            Some(guest) => self.parts.wiring.give_back(path, &guest.netns).await,
+        if self.guest.is_none() {
             // It will find it when it boots.
-            None => Ok(()),
+            return Ok(());
         }
+        let Some((device, carrier)) = self.parts.wiring.nic(path) else {
+            return Ok(());
+        };
+        self.arriving.push(Arriving { device, carrier });
+        // What is left of it, if the namespace is only on its way out.
+        self.parts.wiring.unplug(path).await?;
+        self.arrive(path).await
     }
 
-    /// Begins a transition, at the pace there is for it, unless a rule says otherwise.
+    /// Begins a transition, at the pace there is for it, unless a rule says otherwise; `looks` are
+    /// those at the VM before what has brought it about.
     async fn begin(
         &mut self,
         transition: Transition,
         path: Option<PciPath>,
+        looks: u64,
     ) -> Result<(), Trouble> {
+        let time = self.time();
+        let now = Moment { time, looks };
         let pace = self.parts.paces.of(transition, &self.parts.vm);
         let mut pace = pace.unwrap_or(Pace::Instant);
         match self.consult(transition, path.as_ref()) {
@@ -289,13 +317,11 @@ impl Hardware {
             Some(Effect::Eject(span)) => {
                 // It is plugged in, and so much later the guest lets go of it by itself.
                 let unasked = (Transition::Unplug, path.clone(), Pace::After(span));
-                let now = self.now();
                 self.transitions.begin(unasked.0, unasked.1, unasked.2, now);
             }
             // The rulebook takes no other effect in for a guest.
             Some(_) | None => {}
         }
-        let now = self.now();
         let at_once = self.transitions.begin(transition, path, pace, now);
         match (at_once, self.cpu) {
             (Some(pending), Cpu::Runs) => self.finish(pending).await,
@@ -328,7 +354,8 @@ impl Hardware {
     }
 
     fn nic_at(&self, path: &PciPath) -> Option<NicId> {
-        let arriving = self.arriving.iter().find(|device| device.path == *path);
+        let mut arriving = self.arriving.iter().map(|known| &known.device);
+        let arriving = arriving.find(|device| device.path == *path);
         let device = arriving.or_else(|| self.parts.wiring.device(path))?;
         NicId::from_device_id(device.id.as_deref()?)
     }
@@ -366,38 +393,48 @@ impl Hardware {
         }
     }
 
-    /// A kernel that boots finds every device that is there.
+    /// A kernel that boots finds every device that is there. One that cannot be had is no reason
+    /// to go without the others.
     async fn boot(&mut self) -> Result<(), Trouble> {
         let Parts {
-            vm,
-            site,
-            programs,
-            wiring,
-            ..
-        } = &mut self.parts;
-        let guest = GuestProcess::boot(site, vm, programs).await?;
-        for path in wiring.plugged() {
-            wiring.give_back(&path, &guest.netns).await?;
+            vm, site, programs, ..
+        } = &self.parts;
+        self.guest = Some(GuestProcess::boot(site, vm, programs).await?);
+        let coming = self.arriving.iter().map(|known| known.device.path.clone());
+        let coming: Vec<PciPath> = coming.collect();
+        for path in self.parts.wiring.plugged() {
+            let given = self.give_back(&path).await;
+            self.tell_failure(given);
         }
-        self.guest = Some(guest);
-        for device in std::mem::take(&mut self.arriving) {
-            let path = device.path.clone();
-            self.arriving.push(device);
-            self.arrive(&path).await?;
+        for path in coming {
+            let arrived = self.arrive(&path).await;
+            self.tell_failure(arrived);
         }
         Ok(())
     }
 
+    fn tell_failure(&self, done: Result<(), Trouble>) {
+        if let Err(error) = done {
+            let (vm, error) = (&self.parts.vm, in_full(&error));
+            tracing::warn!(%vm, error, "the guest goes without a device");
+        }
+    }
+
+    /// What cannot be had now is still there for the next boot.
     async fn arrive(&mut self, path: &PciPath) -> Result<(), Trouble> {
         let Some(guest) = &self.guest else {
             // It comes with the boot.
             return Ok(());
         };
-        let place = self.arriving.iter().position(|device| device.path == *path);
-        let Some(device) = place.map(|place| self.arriving.remove(place)) else {
+        let is_it = |known: &Arriving| known.device.path == *path;
+        let Some(found) = self.arriving.iter().find(|known| is_it(known)).cloned() else {
             return Ok(());
         };
-        self.parts.wiring.plug(device, &guest.netns).await
+        let Arriving { device, carrier } = found;
+        let wiring = &mut self.parts.wiring;
+        wiring.plug(device, carrier, &guest.netns).await?;
+        self.arriving.retain(|known| !is_it(known));
+        Ok(())
     }
 
     async fn obey(&mut self, order: Order) -> Answer {
@@ -453,18 +490,22 @@ impl Hardware {
             rule: rule.clone(),
             done,
         };
+        let now = self.now();
         let transition = |pending: &Pending| TransitionStatus {
             transition: pending.transition,
             path: pending.path.as_ref().map(ToString::to_string),
             waits_for: match pending.until {
                 Until::At(time) => format!("{} ms on its clock", time.as_millis()),
-                Until::Polls(left) => format!("{left} more looks at the VM"),
+                Until::Polls(looks) => {
+                    let left = looks.saturating_sub(now.looks);
+                    format!("{left} more looks at the VM")
+                }
                 Until::Told => "being told to step".to_owned(),
             },
         };
         let nics = self.parts.wiring.plugged();
         Status {
-            clock_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
+            clock_ms: u64::try_from(now.time.as_millis()).unwrap_or(u64::MAX),
             speed: self.clock.speed().factor(),
             rules: rules.rules().map(rule).collect(),
             paces: self.parts.paces.rules().to_vec(),

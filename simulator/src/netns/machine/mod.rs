@@ -9,6 +9,7 @@
 //! It runs in its host's network namespace, as a QEMU does, and its end is the end of the guest.
 
 mod around;
+mod commands;
 mod frames;
 mod guest_process;
 mod hardware;
@@ -109,14 +110,14 @@ pub fn run(site: &Site, vm: &VmId) -> Result<(), Trouble> {
 
 async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
     let vm = &plan.topology.vms[number];
-    let (around, told) = Around::new()?;
+    let (poll_sender, polls) = watch::channel(0);
+    let (around, told) = Around::new(polls.clone())?;
     let rules = Rulebook::from_script(&plan.script).doing("take in the rules")?;
     let rules: SharedRules = Arc::new(Mutex::new(rules));
     let qemu = FakeQemu::start(settings(vm, rules.clone())?, around);
     let monitor = lines::listen(&site.monitor(&vm.id))?;
     let spare = lines::listen(&site.spare_monitor(&vm.id))?;
     let control = lines::listen(&site.hardware(&vm.id))?;
-    let (poll_sender, polls) = watch::channel(0);
     let (order_sender, orders) = mpsc::channel(ORDERS_MAX);
     let parts = Parts {
         vm: vm.id.clone(),

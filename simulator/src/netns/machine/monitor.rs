@@ -1,4 +1,4 @@
-//! A monitor of one VM: clients one after the other, each thing they ask counted as a look.
+//! A monitor of one VM: clients one after the other, each command of theirs counted as a look.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,6 +10,7 @@ use fake_qemu::driver::{MonitorStream, Parcel};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use super::commands::Commands;
 use super::hardware::Qemu;
 use crate::netns::trouble::{Doing, Trouble};
 
@@ -18,9 +19,13 @@ pub(super) const MONITOR: MonitorId = MonitorId(0);
 /// The one that hostd leaves to others.
 pub(super) const SPARE: MonitorId = MonitorId(1);
 
-/// A client whose looks are counted.
+/// A client whose looks are counted, and who is read command by command: what a command brings
+/// about knows how many there were before it.
 struct Counted<'a> {
     client: UnixMonitor,
+    commands: Commands,
+    /// What has come behind the command that was read last.
+    rest: Vec<u8>,
     polls: &'a watch::Sender<u64>,
 }
 
@@ -31,11 +36,21 @@ impl MonitorStream for Counted<'_> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Parcel<OwnedFd>>>> {
-        let received = self.client.poll_receive(context);
-        if matches!(received, Poll::Ready(Ok(Some(_)))) {
+        let received = match std::mem::take(&mut self.rest) {
+            rest if rest.is_empty() => self.client.poll_receive(context),
+            bytes => Poll::Ready(Ok(Some(Parcel {
+                bytes,
+                descriptors: Vec::new(),
+            }))),
+        };
+        let Poll::Ready(Ok(Some(mut parcel))) = received else {
+            return received;
+        };
+        if let Some(end) = self.commands.end(&parcel.bytes) {
+            self.rest = parcel.bytes.split_off(end);
             self.polls.send_modify(|polls| *polls += 1);
         }
-        received
+        Poll::Ready(Ok(Some(parcel)))
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -56,6 +71,12 @@ pub(super) async fn serve(
     loop {
         let (stream, _address) = listener.accept().await.doing("serve the monitor")?;
         let client = UnixMonitor::new(stream);
-        qemu.serve(monitor, Counted { client, polls }).await;
+        let client = Counted {
+            client,
+            commands: Commands::default(),
+            rest: Vec::new(),
+            polls,
+        };
+        qemu.serve(monitor, client).await;
     }
 }

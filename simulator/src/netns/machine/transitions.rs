@@ -6,7 +6,7 @@
 //!                       └─ told to step ────────────────────┘
 //! ```
 //!
-//! Pure: the time comes in, as the simulated clock has it.
+//! Pure: the time comes in, as the simulated clock has it, and how many looks there have been.
 
 use std::time::Duration;
 
@@ -29,10 +29,19 @@ pub(super) struct Pending {
 pub(super) enum Until {
     /// This time on the simulated clock.
     At(Duration),
-    /// So many more looks.
-    Polls(u32),
+    /// So many looks, counted from the VM's beginning.
+    Polls(u64),
     /// Being told.
     Told,
+}
+
+/// How far a VM has come by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// What time it is on the simulated clock.
+    pub(super) time: Duration,
+    /// How many looks there have been at the VM since its beginning.
+    pub(super) looks: u64,
 }
 
 /// Those of one VM.
@@ -48,12 +57,12 @@ impl Transitions {
         transition: Transition,
         path: Option<PciPath>,
         pace: Pace,
-        now: Duration,
+        now: Moment,
     ) -> Option<Pending> {
         let until = match pace {
-            Pace::Instant | Pace::AfterPolls(0) => Until::At(now),
-            Pace::After(span) => Until::At(now + span.0),
-            Pace::AfterPolls(number) => Until::Polls(number),
+            Pace::Instant | Pace::AfterPolls(0) => Until::At(now.time),
+            Pace::After(span) => Until::At(now.time + span.0),
+            Pace::AfterPolls(number) => Until::Polls(now.looks + u64::from(number)),
             Pace::Manual => Until::Told,
         };
         let pending = Pending {
@@ -61,7 +70,7 @@ impl Transitions {
             path,
             until,
         };
-        if until == Until::At(now) {
+        if until == Until::At(now.time) {
             return Some(pending);
         }
         self.pending.push(pending);
@@ -80,10 +89,10 @@ impl Transitions {
     }
 
     /// One that is due by now, if there is one.
-    pub(super) fn due(&mut self, now: Duration) -> Option<Pending> {
+    pub(super) fn due(&mut self, now: Moment) -> Option<Pending> {
         let is_due = |pending: &Pending| match pending.until {
-            Until::At(time) => time <= now,
-            Until::Polls(left) => left == 0,
+            Until::At(time) => time <= now.time,
+            Until::Polls(looks) => looks <= now.looks,
             Until::Told => false,
         };
         let index = self.pending.iter().position(is_due)?;
@@ -100,15 +109,6 @@ impl Transitions {
                 Until::Polls(_) | Until::Told => None,
             });
         times.min()
-    }
-
-    /// Somebody has looked at the VM.
-    pub(super) fn polled(&mut self) {
-        for pending in &mut self.pending {
-            if let Until::Polls(left) = &mut pending.until {
-                *left = left.saturating_sub(1);
-            }
-        }
     }
 
     /// Takes out the one that has waited longest to be told.
@@ -128,8 +128,15 @@ impl Transitions {
 mod tests {
     use super::*;
 
-    const fn at(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
+    const fn at(milliseconds: u64) -> Moment {
+        after_looks(milliseconds, 7)
+    }
+
+    const fn after_looks(milliseconds: u64, looks: u64) -> Moment {
+        Moment {
+            time: Duration::from_millis(milliseconds),
+            looks,
+        }
     }
 
     fn path(text: &str) -> Option<PciPath> {
@@ -165,14 +172,12 @@ mod tests {
     fn each_waits_for_its_own_and_for_nothing_else() {
         let mut transitions = begun(&["after 50ms", "after 2 polls", "manual"]);
 
-        assert_eq!(transitions.next_time(), Some(at(150)));
+        assert_eq!(transitions.next_time(), Some(at(150).time));
         assert_eq!(transitions.due(at(149)), None);
         assert_eq!(slot(transitions.due(at(150))), path("00.0"));
         assert_eq!(transitions.next_time(), None);
-        transitions.polled();
-        assert_eq!(transitions.due(at(999)), None);
-        transitions.polled();
-        assert_eq!(slot(transitions.due(at(999))), path("01.0"));
+        assert_eq!(transitions.due(after_looks(999, 8)), None);
+        assert_eq!(slot(transitions.due(after_looks(999, 9))), path("01.0"));
         assert_eq!(transitions.due(at(99_999)), None);
         assert_eq!(slot(transitions.step()), path("02.0"));
         assert_eq!(transitions.step(), None);

@@ -101,8 +101,12 @@ impl Wiring {
     }
 
     /// Puts a NIC into the guest: there is a new link in its namespace.
-    pub(super) async fn plug(&mut self, device: GuestDevice, guest: &Netns) -> Result<(), Trouble> {
-        let carrier = AdminState::Up;
+    pub(super) async fn plug(
+        &mut self,
+        device: GuestDevice,
+        carrier: AdminState,
+        guest: &Netns,
+    ) -> Result<(), Trouble> {
         let backend = device.netdev.as_ref();
         let backend = backend.and_then(|backend| self.backends.get(backend));
         let link = match backend {
@@ -115,8 +119,12 @@ impl Wiring {
             link,
             carrier,
         };
-        self.nics.insert(nic.device.path.clone(), nic);
-        Ok(())
+        let path = nic.device.path.clone();
+        self.nics.insert(path.clone(), nic);
+        match carrier {
+            AdminState::Up => Ok(()),
+            AdminState::Down => self.set_carrier(&path, carrier).await,
+        }
     }
 
     async fn plug_tap(
@@ -261,6 +269,12 @@ impl Wiring {
         self.nics.get(path).map(|nic| &nic.device)
     }
 
+    /// A NIC that is plugged in, and whether it has a carrier.
+    pub(super) fn nic(&self, path: &PciPath) -> Option<(GuestDevice, AdminState)> {
+        let nic = self.nics.get(path);
+        nic.map(|nic| (nic.device.clone(), nic.carrier))
+    }
+
     /// The NICs whose pairs are gone.
     pub(super) async fn lost(&self) -> Result<Vec<PciPath>, Trouble> {
         let links = self.netlink.links().await;
@@ -276,23 +290,6 @@ impl Wiring {
     /// Every NIC that is plugged in.
     pub(super) fn plugged(&self) -> Vec<PciPath> {
         self.nics.keys().cloned().collect()
-    }
-
-    /// Puts a NIC whose link has gone with its namespace into the guest's own: a kernel gives a
-    /// link that has hardware back to the machine (`default_device_exit_net` in net/core/dev.c),
-    /// and deletes one that has none.
-    pub(super) async fn give_back(&mut self, path: &PciPath, guest: &Netns) -> Result<(), Trouble> {
-        let Some(nic) = self.nics.get(path) else {
-            return Ok(());
-        };
-        let (device, carrier) = (nic.device.clone(), nic.carrier);
-        // What is left of it, if the namespace is only on its way out.
-        self.unplug(path).await?;
-        self.plug(device, guest).await?;
-        match carrier {
-            AdminState::Up => Ok(()),
-            AdminState::Down => self.set_carrier(path, carrier).await,
-        }
     }
 
     fn hardware_name(&self, path: &PciPath) -> LinkName {
