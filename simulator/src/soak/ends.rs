@@ -28,9 +28,9 @@ pub(crate) enum Course {
     KeptOnReturn,
     /// Something keeps agents from what they are asked for.
     LateAgents,
-    /// A guest has refused to let go, and is reset before it is asked again: a reset completes what
-    /// it was asked for, and nothing else.
-    RefusedBeforeReset,
+    /// A guest has refused to let go of this NIC, and is reset before it is asked again: a reset
+    /// completes what it was asked for, and nothing else.
+    RefusedBeforeReset(NicKey),
 }
 
 /// All of them.
@@ -60,7 +60,7 @@ pub(crate) fn end_of(mut model: Model, step: &Step, order: &[usize], course: Cou
             Course::Plain => model.perform(operation),
             Course::KeptOnReturn => perform_after_leaving(&mut model, &before, operation),
             Course::LateAgents => perform_without_agent(&mut model, operation),
-            Course::RefusedBeforeReset => perform_without_requests(&mut model, operation),
+            Course::RefusedBeforeReset(nic) => perform_without_request(&mut model, nic, operation),
         };
     }
     if step.loses_power() {
@@ -101,16 +101,27 @@ fn has_left_in_time(model: &Model, before: &Model, nic: NicKey) -> bool {
     }
 }
 
-/// A reset of a guest that is not asked for anything ends what runs in it, and no more.
-fn perform_without_requests(model: &mut Model, operation: &Operation) -> Option<Outcome> {
+/// A reset of a guest that is not asked for one of its NICs ends what runs in it, and has it let go
+/// of the others.
+fn perform_without_request(
+    model: &mut Model,
+    kept: NicKey,
+    operation: &Operation,
+) -> Option<Outcome> {
     let Operation::Happen(Happening::Reset(vm)) = operation else {
         return model.perform(operation);
     };
+    let is_stuck = |nic: &NicKey| model.standing(*nic) == Standing::Stuck { vm: *vm };
+    let stuck: Vec<NicKey> = model.nics().filter(is_stuck).collect();
     for container in container_keys() {
         let spot = Spot { vm: *vm, container };
         model.perform(&Operation::Happen(Happening::KillContainer(spot)));
     }
-    model.perform(&Operation::Happen(Happening::StartAgent(*vm)))
+    model.perform(&Operation::Happen(Happening::StartAgent(*vm)));
+    for nic in stuck.into_iter().filter(|nic| *nic != kept) {
+        model.perform(&Operation::Happen(Happening::Eject(nic)));
+    }
+    None
 }
 
 /// An agent that does not take a link out in time is no help: the device has to leave.

@@ -29,7 +29,7 @@ use super::judge::{Scene, breach_of};
 use super::report::{Breach, Caught};
 use super::step::{Act, Step, Trouble};
 use super::storm::Storm;
-use super::{first_model, vm_keys};
+use super::{NICS, first_model, vm_keys};
 use crate::sim::{Host, NETWORK, Plan, Sim};
 
 /// How long a client waits for something that the model says to be done in the end.
@@ -174,7 +174,7 @@ impl Rig {
         }
         let is_refused = !Bounds::without_request(step).is_zero();
         if is_refused || Instant::now() < self.refused_until {
-            courses.push(Course::RefusedBeforeReset);
+            courses.extend((0..NICS).map(NicKey).map(Course::RefusedBeforeReset));
         }
         courses
     }
