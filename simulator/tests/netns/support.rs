@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host_api::client::{Answer, ClientError, Mutation};
 use host_api::{AddressingMode, AddressingRequest, AttachNic, Client, CreateNic, Nic, NicState};
@@ -17,6 +17,8 @@ use tokio::process::Command;
 /// Most that anything here may take on a machine that builds beside it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
+/// A cloud sweeps up within tens of milliseconds.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
 /// The user that has nothing and may do nothing.
 const NOBODY: u32 = 65_534;
 
@@ -137,6 +139,18 @@ impl Bed {
         entries
             .map(|entry| name(entry).into_string().unwrap())
             .collect()
+    }
+}
+
+impl Drop for Bed {
+    /// Clouds sweep up after those who have let go of them. A directory that is emptied by two at
+    /// once may stay.
+    fn drop(&mut self) {
+        let patience = Instant::now() + SWEEP_PATIENCE;
+        while !self.left().is_empty() && Instant::now() < patience {
+            // tidy: sleep because processes that have lost their lifeline tell nobody of their end
+            std::thread::sleep(POLL);
+        }
     }
 }
 
