@@ -61,8 +61,15 @@ fn a_fleet_follows_the_rules_of_a_file_and_refuses_paces() {
         path
     };
     let calm = file("calm.toml", "");
-    let rule = "[[rule]]\nname = \"crash\"\noperation = \"qmp.device_add\"\neffect = { crash = \"after\" }\nwhen = { probability = 0.05 }\n";
-    let crashing = file("crashing.toml", rule);
+    let rule = [
+        "[[rule]]",
+        "name = \"crash\"",
+        "operation = \"qmp.device_add\"",
+        "effect = { crash = \"after\" }",
+        "when = { probability = 0.05 }",
+    ]
+    .join("\n");
+    let crashing = file("crashing.toml", &rule);
     let paced = file(
         "paced.toml",
         "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\n",
