@@ -29,6 +29,7 @@ use Met::{NotYet, Scenario as In, Test};
 
 const QMP_CLIENT: &str = "hostd/hypervisor-qmp/tests/client.rs";
 const SCRIPTED: &str = "hostd/hypervisor-qmp/tests/scripted_qemu.rs";
+const REAL_QEMU: &str = "hostd/hypervisor-qmp/tests/real_qemu.rs";
 const JOURNAL: &str = "hostd/journal/tests/sqlite.rs";
 const HOSTILE: &str = "hostd/tests/worker/hostile_agent.rs";
 const OUTAGES: &str = "hostd/hypervisor-libvirt/tests/live/outages.rs";
@@ -68,7 +69,7 @@ const FAULTS: &[Fault] = &[
         &[
             In("hostd_killed_at_every_effect_of_an_attach"),
             Test(
-                SCRIPTED,
+                REAL_QEMU,
                 "a_backend_that_an_earlier_run_left_gets_its_device",
             ),
         ],
@@ -426,9 +427,10 @@ const FAULTS: &[Fault] = &[
         "9",
         "an id is taken, or is not there",
         &[
+            Test(REAL_QEMU, "a_plug_that_is_repeated_changes_nothing"),
             Test(
                 SCRIPTED,
-                "a_plug_that_happened_without_an_answer_is_adopted",
+                "an_id_that_an_old_qemu_has_not_released_yet_is_tried_again",
             ),
             In("connection_cut_after::device_add"),
             In("connection_cut_after::device_del"),
