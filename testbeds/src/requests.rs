@@ -65,6 +65,18 @@ pub fn into(vm: &Vm, target: Target) -> AttachNic {
     }
 }
 
+/// A NIC as [`nic_on_blue`] has it, to be attached to a target in `vm` at once.
+///
+/// # Panics
+/// Never: see [`nic_on_blue`].
+#[must_use]
+pub fn nic_into(vm: &Vm, target: Target) -> CreateNic {
+    CreateNic {
+        attach: Some(into(vm, target)),
+        ..nic_on_blue()
+    }
+}
+
 /// A move to a target in `vm`, under the link name of before.
 #[must_use]
 pub fn over_to(vm: &Vm, target: Target) -> MoveNic {
@@ -95,10 +107,7 @@ pub fn static_addresses(addresses: &[&str]) -> Result<AddressingRequest> {
 /// # Errors
 /// When hostd refuses, or it is not in use when hostd answers.
 pub async fn attach_new(client: &Client, vm: &Vm, target: Target) -> Result<Nic> {
-    let request = CreateNic {
-        attach: Some(into(vm, target)),
-        ..nic_on_blue()
-    };
+    let request = nic_into(vm, target);
     let answer = client.create_nic(&request, &settled()).await?;
     in_state(answer, NicState::InUse)
 }

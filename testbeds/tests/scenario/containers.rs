@@ -7,7 +7,7 @@ use host_api::{CreateNic, NicState, ProblemCode};
 use testbeds::bed::Bed;
 use testbeds::guest::{Admin, Where};
 use testbeds::requests::{
-    PATIENCE, attach_new, in_state, into, nic_on_blue, over_to, refusal, retire, settled,
+    PATIENCE, attach_new, in_state, nic_into, over_to, refusal, retire, settled,
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
@@ -85,10 +85,7 @@ async fn fails(bed: &Bed, request: &CreateNic, code: ProblemCode) -> Result<()> 
 
 async fn a_target_that_does_not_exist(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, "netns:nowhere".parse()?)),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, "netns:nowhere".parse()?);
 
     fails(bed, &request, ProblemCode::TargetGone).await
 }
@@ -98,10 +95,7 @@ async fn a_pid_that_was_reused(bed: &Bed) -> Result<()> {
     let container = vm.guest.make_container().await?;
     // Whoever has the pid now is in another namespace than the caller saw.
     let target = format!("pid:{}@{}", container.pid, container.netns_inode.0 + 1);
-    let request = CreateNic {
-        attach: Some(into(&vm, target.parse()?)),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, target.parse()?);
 
     fails(bed, &request, ProblemCode::TargetChanged).await?;
     is_bare(&vm, &container).await?;
@@ -113,10 +107,7 @@ async fn a_link_name_that_is_taken_in_the_container(bed: &Bed) -> Result<()> {
     let container = vm.guest.make_container().await?;
     vm.guest.make_link(&container.place(), "eth0").await?;
     let before = vm.guest.links(&container.place()).await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
 
     fails(bed, &request, ProblemCode::NameTaken).await?;
 

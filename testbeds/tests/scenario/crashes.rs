@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use host_api::client::Mutation;
-use host_api::{CreateNic, Nic, NicState, ProblemCode};
+use host_api::{Nic, NicState, ProblemCode};
 use nic_model::{ClientToken, NicId};
 use testbeds::bed::{Bed, Vm};
 use testbeds::guest::Container;
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, over_to, retire, settled,
+    PATIENCE, at_once, attach_new, in_state, into, nic_into, over_to, retire, settled,
 };
 use testbeds::scenario::{Scenario, not_in};
 use testbeds::scenarios;
@@ -144,10 +144,7 @@ async fn hostd_killed_while_attaching(bed: &Bed, failpoint: &str) -> Result<()> 
     let container = vm.guest.make_container().await?;
     arm(bed, failpoint).await?;
     bed.agent_is_ready(&vm.id).await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let token: ClientToken = failpoint.parse()?;
     let mutation = Mutation {
         token: Some(token),
@@ -254,10 +251,7 @@ async fn state(bed: &Bed, nic: &NicId, state: NicState) -> Result<Nic> {
 
 /// Asks for an attach and does not wait for it.
 async fn begin_attach(bed: &Bed, vm: &Vm, container: &Container) -> Result<Nic> {
-    let request = CreateNic {
-        attach: Some(into(vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(vm, container.target());
     Ok(bed.client().create_nic(&request, &at_once()).await?.nic)
 }
 

@@ -5,7 +5,9 @@ use anyhow::{Context, Result, ensure};
 use host_api::{CreateNic, NicState, ProblemCode};
 use misbehaviour::{Effect, Side};
 use testbeds::bed::Bed;
-use testbeds::requests::{at_once, in_state, into, nic_on_blue, refusal, retire, settled};
+use testbeds::requests::{
+    at_once, in_state, into, nic_into, nic_on_blue, refusal, retire, settled,
+};
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
 
@@ -61,10 +63,7 @@ fn lossy_channel(way: &'static str) -> Scenario {
             let vm = bed.vm("vm1").await?;
             let client = bed.client();
             let container = vm.guest.make_container().await?;
-            let request = CreateNic {
-                attach: Some(into(&vm, container.target())),
-                ..nic_on_blue()
-            };
+            let request = nic_into(&vm, container.target());
             let loses = rule(&vm, &format!("channel.{way}"), Effect::Lose, 3)?;
             let nic = under(bed, loses, async {
                 let nic = client.create_nic(&request, &at_once()).await?.nic;
@@ -102,10 +101,7 @@ async fn a_step_that_is_refused_fails_the_attach_and_leaves_nothing(bed: &Bed) -
     let client = bed.client();
     for step in STEPS {
         let container = vm.guest.make_container().await?;
-        let request = CreateNic {
-            attach: Some(into(&vm, container.target())),
-            ..nic_on_blue()
-        };
+        let request = nic_into(&vm, container.target());
         let no = Effect::Error {
             class: "GenericError".to_owned(),
             text: "EIO".to_owned(),

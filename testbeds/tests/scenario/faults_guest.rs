@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use host_api::{CreateNic, NicState, ProblemCode};
+use host_api::{NicState, ProblemCode};
 use misbehaviour::{Effect, Side};
 use nic_model::PowerState;
 use serde_json::json;
 use testbeds::bed::{BOOT_DEADLINE, Bed, Vm};
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, in_state, into, nic_on_blue, retire, settled,
+    PATIENCE, at_once, attach_new, in_state, into, nic_into, nic_on_blue, retire, settled,
 };
 use testbeds::scenario::{Scenario, not_in};
 use testbeds::scenarios;
@@ -73,10 +73,7 @@ async fn a_guest_that_never_sees_the_device_fails_the_attach(bed: &Bed) -> Resul
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let blind = rule(&vm, "guest.plug", Effect::Ignore, 1)?;
 
     let failed = under(bed, blind, async {
@@ -203,10 +200,7 @@ async fn a_nic_that_leaves_while_it_is_being_bound(bed: &Bed) -> Result<()> {
     let client = bed.client();
     for after_ms in (90..150).step_by(2) {
         let container = vm.guest.make_container().await?;
-        let request = CreateNic {
-            attach: Some(into(&vm, container.target())),
-            ..nic_on_blue()
-        };
+        let request = nic_into(&vm, container.target());
         let span = Duration::from_millis(after_ms);
         let leaves = rule(
             &vm,
@@ -240,10 +234,7 @@ async fn a_guest_that_panics_gives_its_nic_back_with_its_end(bed: &Bed) -> Resul
     let vm = bed.vm("vm3").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let panics = rule(&vm, "guest.plug", Effect::Crash(Side::Before), 1)?;
 
     let nic = under(bed, panics, async {

@@ -4,12 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use host_api::client::Mutation;
-use host_api::{CreateNic, NicState, ProblemCode};
+use host_api::{NicState, ProblemCode};
 use misbehaviour::{Effect, Side};
 use simulator::sim::Death;
 use testbeds::bed::Bed;
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, detach, in_state, into, nic_on_blue, refusal, retire, settled,
+    PATIENCE, at_once, attach_new, detach, in_state, into, nic_into, nic_on_blue, refusal, retire,
+    settled,
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
@@ -55,10 +56,7 @@ async fn a_full_disk_refuses_new_work_before_anything_is_done(bed: &Bed) -> Resu
     let client = bed.client();
     let container = vm.guest.make_container().await?;
     let before = bed.host().state().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let full = rule_of_the_host("journal.commit", Effect::DiskFull, 1000)?;
 
     let refused = under(bed, full, async {
@@ -94,10 +92,7 @@ async fn a_disk_that_cannot_be_synced_ends_hostd(bed: &Bed) -> Result<()> {
     let client = bed.client();
     let container = vm.guest.make_container().await?;
     let broken = rule_of_the_host("journal.commit", Effect::FsyncError, 1)?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let mutation = Mutation {
         token: Some("sent-again".parse()?),
         ..settled()
@@ -160,10 +155,7 @@ async fn a_port_that_cannot_be_made_fails_the_attach(bed: &Bed) -> Result<()> {
     let client = bed.client();
     for text in ["EBUSY", "ENOSPC", "no bridge br-blue"] {
         let container = vm.guest.make_container().await?;
-        let request = CreateNic {
-            attach: Some(into(&vm, container.target())),
-            ..nic_on_blue()
-        };
+        let request = nic_into(&vm, container.target());
         let refuses = rule_of_the_host("port.make", error(text), 2)?;
         let refused = under(bed, refuses, async {
             refusal(client.create_nic(&request, &settled()).await)
@@ -255,10 +247,7 @@ async fn hostd_killed_at_every_effect_of_an_attach(bed: &Bed) -> Result<()> {
     let client = bed.client();
     for (number, death) in deaths().enumerate() {
         let container = vm.guest.make_container().await?;
-        let request = CreateNic {
-            attach: Some(into(&vm, container.target())),
-            ..nic_on_blue()
-        };
+        let request = nic_into(&vm, container.target());
         let mutation = Mutation {
             token: Some(format!("attach-{number}").parse()?),
             ..settled()
@@ -318,10 +307,7 @@ async fn hostd_that_dies_again_and_again_gets_there(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let mutation = Mutation {
         token: Some("again-and-again".parse()?),
         ..settled()
@@ -364,10 +350,7 @@ async fn one_token_sent_by_many_at_once_has_one_effect(bed: &Bed) -> Result<()> 
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let mutation = Mutation {
         token: Some("sent-by-many".parse()?),
         ..settled()

@@ -5,11 +5,11 @@
 //! anything that may not be, which is watched all along.
 
 use anyhow::{Result, ensure};
-use host_api::{CreateNic, NicState};
+use host_api::NicState;
 use misbehaviour::{Effect, Side};
 use nic_model::NicId;
 use testbeds::bed::Bed;
-use testbeds::requests::{at_once, into, nic_on_blue, retire};
+use testbeds::requests::{at_once, nic_into, retire};
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
 
@@ -110,10 +110,7 @@ async fn a_vm_that_migrates_takes_no_nic_and_keeps_those_it_has(bed: &Bed) -> Re
     let vm = bed.vm("vm1").await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let no = |command: &str| refused(&format!("{command} not allowed while migrating"));
     let adds = rule(&vm, "qmp.device_add", no("device_add"), 1000)?;
     let deletes = rule(&vm, "qmp.device_del", no("device_del"), 1000)?;
@@ -149,10 +146,7 @@ async fn a_stalled_monitor_delays_no_other_vm(bed: &Bed) -> Result<()> {
     let stall = rule(&stalled, "qmp.device_add", Effect::Stall, 1)?;
     let client = bed.client();
     let container = stalled.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&stalled, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&stalled, container.target());
 
     let nic = under(bed, stall, async {
         let nic = client.create_nic(&request, &at_once()).await?.nic;

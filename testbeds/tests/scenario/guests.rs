@@ -10,7 +10,7 @@ use testbeds::bed::{BOOT_DEADLINE, Bed};
 use testbeds::guest::{HostileBytes, Where};
 use testbeds::hostd::ATTACH_PATIENCE;
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, detach, into, nic_on_blue, refusal, retire, settled,
+    PATIENCE, at_once, attach_new, detach, into, nic_into, nic_on_blue, refusal, retire, settled,
 };
 use testbeds::scenario::Scenario;
 use testbeds::scenarios;
@@ -165,10 +165,7 @@ async fn an_attach_waits_for_the_agent(bed: &Bed) -> Result<()> {
     let client = bed.client();
     let container = vm.guest.make_container().await?;
     vm.guest.agent().stop().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
 
     let nic = client.create_nic(&request, &at_once()).await?.nic;
     let blocked = until_blocked(bed, &nic.id).await;
@@ -197,10 +194,7 @@ async fn a_guest_that_is_still_booting(bed: &Bed) -> Result<()> {
             .filter(|power| *power == PowerState::Running))
     })
     .await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, "netns:late".parse()?)),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, "netns:late".parse()?);
 
     let nic = client.create_nic(&request, &at_once()).await?.nic;
     let reason = until_blocked(bed, &nic.id).await?;
@@ -266,10 +260,7 @@ async fn a_vm_that_is_off_is_refused(bed: &Bed) -> Result<()> {
         Ok((seen == Some(PowerState::Off)).then_some(()))
     })
     .await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, "netns:any".parse()?)),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, "netns:any".parse()?);
 
     let problem = refusal(client.create_nic(&request, &settled()).await)?;
 

@@ -11,7 +11,7 @@ use nic_model::HotplugMode;
 use serde_json::json;
 use testbeds::bed::{Bed, Vm};
 use testbeds::requests::{
-    PATIENCE, at_once, attach_new, detach, in_state, into, nic_on_blue, retire, settled,
+    PATIENCE, at_once, attach_new, detach, in_state, into, nic_into, nic_on_blue, retire, settled,
     static_addresses,
 };
 use testbeds::scenario::{Scenario, not_in};
@@ -85,10 +85,7 @@ async fn native_detach_right_after_the_plug(bed: &Bed) -> Result<()> {
     let vm = native_vm(bed).await?;
     let client = bed.client();
     let container = vm.guest.make_container().await?;
-    let request = CreateNic {
-        attach: Some(into(&vm, container.target())),
-        ..nic_on_blue()
-    };
+    let request = nic_into(&vm, container.target());
     let nic = client.create_nic(&request, &at_once()).await?.nic;
     bed.until("QEMU has the device", PATIENCE, || async {
         let qemu = bed.world().qemu(&vm.id).await?;
