@@ -34,11 +34,6 @@ use crate::sabotage::{self, Sabotage};
 use crate::supervisor::{Course, Supervisor};
 use crate::surroundings::{ChannelStream, Surroundings};
 
-/// Versions of the agent protocol that hostd speaks.
-const VERSIONS: VersionRange = VersionRange {
-    oldest: 1,
-    newest: 1,
-};
 /// Declarations under way from a worker; it has at most one for each NIC of its VM at a time.
 const QUEUE: usize = 64;
 /// Bytes read at once: a few frames.
@@ -140,7 +135,7 @@ impl AgentHandle {
         let link = AgentLink {
             vm,
             commands: receiver,
-            session: HostSession::new(VERSIONS, ReceiveLimits::default()),
+            session: HostSession::new(VersionRange::CURRENT, ReceiveLimits::default()),
             view: view_out,
             origin: Instant::now(),
             path: None,
@@ -606,7 +601,7 @@ mod tests {
         let link = AgentLink {
             vm: "vm1".parse().expect("the name is valid"),
             commands,
-            session: HostSession::new(VERSIONS, ReceiveLimits::default()),
+            session: HostSession::new(VersionRange::CURRENT, ReceiveLimits::default()),
             view: watch::channel(AgentView::default()).0,
             origin: Instant::now(),
             path: None,

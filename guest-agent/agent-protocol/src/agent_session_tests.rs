@@ -62,7 +62,7 @@ fn a_hello_is_welcomed_every_time_but_opens_one_session() {
 
     agent.handle_bytes(&hello(OLD).repeat(3));
 
-    assert_eq!(agent.poll_event(), Some(AgentEvent::Opened { version: 1 }));
+    assert_eq!(agent.poll_event(), Some(AgentEvent::Opened { version: 2 }));
     assert_eq!(agent.poll_event(), None);
     assert_eq!(sent(&mut agent).len(), 3);
 }
@@ -75,12 +75,12 @@ fn a_hello_with_a_new_nonce_drops_the_old_session_and_its_reports() {
     agent.handle_bytes(&hello(NEW));
     agent.handle_bytes(&frame(OLD, &HostMessage::Ping { sequence: 1 }));
 
-    assert_eq!(agent.poll_event(), Some(AgentEvent::Opened { version: 1 }));
+    assert_eq!(agent.poll_event(), Some(AgentEvent::Opened { version: 2 }));
     let sent = sent(&mut agent);
     assert!(matches!(
         sent[..],
         [
-            (NEW, AgentMessage::Welcome { version: 1, .. }),
+            (NEW, AgentMessage::Welcome { version: 2, .. }),
             (OLD, AgentMessage::NoSession)
         ]
     ));
@@ -131,18 +131,17 @@ fn lost_bytes_give_the_session_up_and_the_host_is_told_at_its_next_ping() {
 
 #[test]
 fn a_host_without_a_common_version_is_told_what_the_agent_speaks() {
-    let mut agent = agent();
-    let versions = VersionRange {
-        oldest: 7,
-        newest: 8,
-    };
+    for (oldest, newest) in [(1, 1), (7, 8)] {
+        let mut agent = agent();
+        let versions = VersionRange { oldest, newest };
 
-    agent.handle_bytes(&frame(NEW, &HostMessage::Hello { versions }));
+        agent.handle_bytes(&frame(NEW, &HostMessage::Hello { versions }));
 
-    let versions = VersionRange::CURRENT;
-    let refusal = AgentMessage::Incompatible { versions };
-    assert_eq!(sent(&mut agent), [(NEW, refusal)]);
-    assert_eq!(agent.poll_event(), None);
+        let versions = VersionRange::CURRENT;
+        let refusal = AgentMessage::Incompatible { versions };
+        assert_eq!(sent(&mut agent), [(NEW, refusal)]);
+        assert_eq!(agent.poll_event(), None);
+    }
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn a_session_opens_and_declares_what_was_wanted_before() {
     assert_eq!(
         heard,
         [
-            AgentEvent::Opened { version: 1 },
+            AgentEvent::Opened { version: 2 },
             AgentEvent::Declared(declared)
         ]
     );
@@ -215,7 +215,7 @@ fn bytes_of_an_earlier_life_do_not_open_a_session() {
     let mut host = host();
     host.start(NONCE, START);
     let welcome = AgentMessage::Welcome {
-        version: 1,
+        version: 2,
         agent: String::new(),
         boot_id: BOOT.parse().unwrap(),
     };
@@ -267,6 +267,23 @@ fn the_newest_common_version_is_chosen() {
             (expected, event) => panic!("{expected:?}, but {event:?}"),
         }
     }
+}
+
+/// Its Pongs bear no counts, so a session with it would be taken for one that breaks the protocol.
+#[test]
+fn an_agent_of_the_first_version_is_called_incompatible() {
+    let theirs = VersionRange {
+        oldest: 1,
+        newest: 1,
+    };
+    let (mut host, mut agent) = (host(), agent_with(theirs));
+    host.start(NONCE, START);
+
+    exchange(&mut host, &mut agent, START);
+
+    let ours = VersionRange::CURRENT;
+    let reason = CloseReason::Incompatible { ours, theirs };
+    assert_eq!(events(&mut host), [SessionEvent::Closed(reason)]);
 }
 
 #[test]

@@ -108,10 +108,11 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
-    /// What this build speaks.
+    /// What this build speaks. Not 1, in which a [`AgentMessage::Pong`] bore its sequence alone:
+    /// without its counts neither side would ever miss a message that was lost.
     pub const CURRENT: Self = Self {
-        oldest: 1,
-        newest: 1,
+        oldest: 2,
+        newest: 2,
     };
 
     /// The newest version that both sides speak.

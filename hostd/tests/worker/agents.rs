@@ -1,14 +1,15 @@
 //! Agents that come late, come back or begin anew.
 
-use agent_protocol::KnownTarget;
+use agent_protocol::{AgentMessage, KnownTarget, VersionRange};
 use hostd::agent_link::AgentState;
 use hypervisor::EventKind;
 use nic_lifecycle::{Blocked, NicState};
 use tokio::time::Instant;
 
 use crate::support::guest::boot_id;
+use crate::support::hostile::{Attacker, Line};
 use crate::support::stage::Deed;
-use crate::support::{PATIENCE, World, target, two_vms, until_everybody_waits, vm};
+use crate::support::{Agents, PATIENCE, Setup, World, target, two_vms, until_everybody_waits, vm};
 
 #[tokio::test(start_paused = true)]
 async fn a_pid_is_declared_as_the_process_it_was_even_after_a_restart() {
@@ -57,6 +58,35 @@ async fn a_nic_that_comes_back_from_a_failed_move_is_wanted_in_the_process_it_le
     assert_eq!(world.record(&nic).placement.unwrap(), before);
     let declared = world.guest("vm1").wanted(&nic).unwrap();
     assert_eq!(declared.known_target, before.known_target);
+}
+
+/// One whose Pongs bear no counts: it is left alone until it is updated, and not called a liar.
+#[tokio::test(start_paused = true)]
+async fn an_agent_of_the_first_version_is_incompatible_until_it_is_updated() {
+    let mut world = World::with(Setup {
+        agents: Agents::Nowhere,
+        ..Setup::default()
+    })
+    .await;
+    let versions = VersionRange {
+        oldest: 1,
+        newest: 1,
+    };
+    let refusal = move |mut line: Line| async move {
+        line.until_greeted().await?;
+        line.send(&AgentMessage::Incompatible { versions }).await?;
+        line.until_closed().await
+    };
+    let old = Attacker::start(&world.channel("vm1"), refusal);
+    let incompatible = AgentState::Incompatible { versions };
+    world
+        .until_agent("vm1", |state| *state == incompatible)
+        .await;
+
+    drop(old);
+    world.start_agent("vm1");
+
+    world.until_agent_is_ready("vm1").await;
 }
 
 #[tokio::test(start_paused = true)]

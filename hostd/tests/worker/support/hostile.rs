@@ -5,7 +5,7 @@ use std::path::Path;
 
 use agent_protocol::{
     AgentMessage, FrameDecoder, HostMessage, MISSED_PONGS, PING_INTERVAL, SessionNonce,
-    encode_frame,
+    VersionRange, encode_frame,
 };
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +73,17 @@ impl Line {
     }
 
     pub(crate) async fn open_as(&mut self, agent: &str, boot_id: &str) -> io::Result<u64> {
+        self.until_greeted().await?;
+        let version = VersionRange::CURRENT.newest;
+        let welcome = serde_json::json!({
+            "type": "welcome", "version": version, "agent": agent, "boot_id": boot_id,
+        });
+        self.send(&welcome).await?;
+        Ok(self.nonce)
+    }
+
+    /// Reads hostd's greeting, and answers nothing.
+    pub(crate) async fn until_greeted(&mut self) -> io::Result<()> {
         let mut decoder = FrameDecoder::default();
         let mut byte = [0];
         self.nonce = loop {
@@ -83,11 +94,7 @@ impl Line {
                 break frame.nonce.0;
             }
         };
-        let welcome = serde_json::json!({
-            "type": "welcome", "version": 1, "agent": agent, "boot_id": boot_id,
-        });
-        self.send(&welcome).await?;
-        Ok(self.nonce)
+        Ok(())
     }
 
     pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
