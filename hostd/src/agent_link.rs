@@ -65,6 +65,9 @@ pub struct AgentView {
     pub since_ms: u64,
     /// The newest report of each declared NIC, within this session.
     pub reports: BTreeMap<NicId, SeenReport>,
+    /// The boot that the agent was last heard in, also while it is silent; `None` once the guest
+    /// may have booted since.
+    pub boot_id: Option<BootId>,
 }
 
 /// How the session with an agent stands.
@@ -179,6 +182,12 @@ impl AgentHandle {
         self.view.borrow().state.clone()
     }
 
+    /// The boot that the guest is in, as far as anybody has said.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<BootId> {
+        self.view.borrow().boot_id
+    }
+
     /// What is known of one NIC now: of the reports, its own.
     #[must_use]
     pub fn view_of(&self, nic: &NicId) -> AgentView {
@@ -187,6 +196,7 @@ impl AgentHandle {
         AgentView {
             state: view.state.clone(),
             since_ms: view.since_ms,
+            boot_id: view.boot_id,
             reports: report
                 .map(|(nic, report)| (nic.clone(), report.clone()))
                 .into_iter()
@@ -237,6 +247,7 @@ impl AgentLink {
         let mut pause = RECONNECT.0;
         loop {
             let Some(path) = self.path.clone() else {
+                self.may_have_booted();
                 self.set_state(AgentState::Absent);
                 match self.next_command_or(Duration::MAX).await {
                     Some(Hangup::Ended) => return,
@@ -258,10 +269,14 @@ impl AgentLink {
             };
             let wait = match hangup {
                 Hangup::Ended => return,
-                Hangup::ChannelChanged => Duration::ZERO,
+                Hangup::ChannelChanged => {
+                    self.may_have_booted();
+                    Duration::ZERO
+                }
                 Hangup::Session(reason) => self.session_over(reason),
                 Hangup::Broken(error) => {
                     tracing::debug!(vm = %self.vm, %error, "agent channel is not usable");
+                    self.may_have_booted();
                     self.set_state(AgentState::Connecting);
                     pause = (pause * 2).min(RECONNECT.1);
                     pause
@@ -321,6 +336,7 @@ impl AgentLink {
                 None
             }
             Command::GuestReset => {
+                self.may_have_booted();
                 let state = &self.view.borrow().state;
                 let in_session = matches!(state, AgentState::Ready { .. });
                 in_session.then_some(Hangup::Session(CloseReason::Restarted))
@@ -387,6 +403,7 @@ impl AgentLink {
             match event {
                 SessionEvent::Opened { agent, boot_id, .. } => {
                     tracing::info!(vm = %self.vm, ?agent, "agent is ready");
+                    self.set_boot(Some(boot_id));
                     self.set_state(AgentState::Ready { agent, boot_id });
                 }
                 SessionEvent::Report(report) => self.note(report),
@@ -455,6 +472,17 @@ impl AgentLink {
             view.reports.clear();
             true
         });
+    }
+
+    /// The guest has been reset, or its channel has ended, as it does with its QEMU alone: an agent
+    /// that is merely silent leaves the channel as it is.
+    fn may_have_booted(&self) {
+        self.set_boot(None);
+    }
+
+    fn set_boot(&self, boot_id: Option<BootId>) {
+        self.view
+            .send_if_modified(|view| std::mem::replace(&mut view.boot_id, boot_id) != boot_id);
     }
 
     fn now(&self) -> Duration {

@@ -16,7 +16,6 @@ use port::RemovePortError;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::agent_link::AgentState;
 use crate::board::{Board, TimedStep};
 use crate::daemon::VmRegistry;
 use crate::failpoint::{self, Side};
@@ -200,14 +199,7 @@ impl Service {
     }
 
     fn boot_of(&self, vm: &VmId) -> Option<BootId> {
-        let state = self.vms.with(vm, |handle| Some(handle.agent.state()));
-        match state? {
-            AgentState::Ready { boot_id, .. } => Some(boot_id),
-            AgentState::Absent
-            | AgentState::Connecting
-            | AgentState::Incompatible { .. }
-            | AgentState::Misbehaving { .. } => None,
-        }
+        self.vms.with(vm, |handle| handle.agent.boot_id())
     }
 
     /// Takes a NIC out of its VM.

@@ -1,9 +1,12 @@
 //! Agents that come late, come back or begin anew.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use agent_protocol::{AgentMessage, KnownTarget, VersionRange};
 use hostd::agent_link::AgentState;
 use hypervisor::EventKind;
 use nic_lifecycle::{Blocked, NicState};
+use nic_model::NicId;
 use tokio::time::Instant;
 
 use crate::support::guest::boot_id;
@@ -43,6 +46,37 @@ async fn a_pid_is_declared_as_of_the_boot_it_was_asked_in_even_after_a_restart()
     assert_eq!(known, Some(KnownTarget::AskedIn { boot_id }));
 }
 
+/// Its guest may be reset before the agent is there again, and the pid be another process then.
+#[tokio::test(start_paused = true)]
+async fn a_pid_asked_for_while_the_agent_is_silent_is_one_of_the_boot_it_was_last_heard_in() {
+    let world = without_agents().await;
+    let rounds = AtomicUsize::new(0);
+    let first_only = move |mut line: Line| {
+        let is_first = rounds.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first {
+                line.open().await?;
+            }
+            line.until_closed().await
+        }
+    };
+    let _silent = Attacker::start(&world.channel("vm1"), first_only);
+    world.until_agent_is_ready("vm1").await;
+    let connecting = |state: &AgentState| *state == AgentState::Connecting;
+    world.until_agent("vm1", connecting).await;
+    let (before, after) = (world.create().await, world.create().await);
+
+    world.begin_attach(&before, "vm1", "pid:42").await;
+    world.hypervisor.tell(&vm("vm1"), EventKind::Reset);
+    world.until_boot_is_unknown("vm1").await;
+    world.begin_attach(&after, "vm1", "pid:43").await;
+
+    let known = |nic: &NicId| world.record(nic).placement.unwrap().known_target;
+    let boot_id = boot_id();
+    assert_eq!(known(&before), Some(KnownTarget::AskedIn { boot_id }));
+    assert_eq!(known(&after), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_nic_that_comes_back_from_a_failed_move_is_wanted_in_the_process_it_left() {
     let world = World::with(two_vms()).await;
@@ -60,14 +94,18 @@ async fn a_nic_that_comes_back_from_a_failed_move_is_wanted_in_the_process_it_le
     assert_eq!(declared.known_target, before.known_target);
 }
 
+async fn without_agents() -> World {
+    let setup = Setup {
+        agents: Agents::Nowhere,
+        ..Setup::default()
+    };
+    World::with(setup).await
+}
+
 /// One whose Pongs bear no counts: it is left alone until it is updated, and not called a liar.
 #[tokio::test(start_paused = true)]
 async fn an_agent_of_the_first_version_is_incompatible_until_it_is_updated() {
-    let mut world = World::with(Setup {
-        agents: Agents::Nowhere,
-        ..Setup::default()
-    })
-    .await;
+    let mut world = without_agents().await;
     let versions = VersionRange {
         oldest: 1,
         newest: 1,

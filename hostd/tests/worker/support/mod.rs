@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host_api::{AttachNic, CreateNic, MoveNic};
-use hostd::agent_link::{AgentHandle, AgentState};
+use hostd::agent_link::{AgentHandle, AgentState, AgentView};
 use hostd::board::{Board, BoardEvent, Happening, LiveNic};
 use hostd::config::PatienceConfig;
 use hostd::daemon::{Backend, Daemon, Others};
@@ -329,9 +329,18 @@ impl World {
 
     /// Waits until the agent's line is in a state.
     pub(crate) async fn until_agent(&self, name: &str, holds: impl Fn(&AgentState) -> bool) {
+        self.until_view(name, |view| holds(&view.state)).await;
+    }
+
+    /// Waits until nobody can say which boot the guest is in.
+    pub(crate) async fn until_boot_is_unknown(&self, name: &str) {
+        self.until_view(name, |view| view.boot_id.is_none()).await;
+    }
+
+    async fn until_view(&self, name: &str, holds: impl Fn(&AgentView) -> bool) {
         let mut agent = self.agent(name);
-        within("an agent's state", async {
-            while !holds(&agent.view().state) {
+        within("what is known of an agent", async {
+            while !holds(&agent.view()) {
                 agent.changed().await;
             }
         })
