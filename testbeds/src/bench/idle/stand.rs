@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use host_api::{AttachNic, Client, CreateNic, NicState};
+use host_api::{AttachNic, Client, CreateNic, Nic, NicState};
 use nic_model::{NetworkName, VmId};
 use serde::Serialize;
 use tokio::process::Child;
@@ -132,7 +132,8 @@ impl Stand {
             if ready == self.plan.vms {
                 return Ok(());
             }
-            ensure!(Instant::now() < give_up_at, "{ready} agents are ready");
+            let patient = Instant::now() < give_up_at;
+            ensure!(patient, "{ready} agents are ready: {}", self.log());
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -199,17 +200,18 @@ impl Stand {
         Ok(())
     }
 
-    /// Waits until hostd calls every NIC in use, as it does soon after its start.
+    /// Whether hostd calls every NIC in use and nothing amiss with it, as it does soon after its
+    /// start.
     ///
     /// # Errors
     /// When it does not.
     pub async fn all_are_in_use(&self) -> Result<()> {
         let nics = self.client().nics().await?.nics;
-        let in_use = nics.iter().filter(|nic| nic.state == NicState::InUse);
-        let in_use = in_use.count();
-        match in_use == self.nics() {
+        let well = |nic: &&Nic| nic.state == NicState::InUse && nic.degraded.is_none();
+        let well = nics.iter().filter(well).count();
+        match well == self.nics() {
             true => Ok(()),
-            false => bail!("{in_use} of {} NICs are in use", self.nics()),
+            false => bail!("{well} of {} NICs are in use and well", self.nics()),
         }
     }
 
