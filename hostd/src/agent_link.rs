@@ -331,8 +331,7 @@ impl AgentLink {
                 if let Err(error) = self.session.want(*nic) {
                     tracing::error!(vm = %self.vm, nic = %id, %error, "NIC cannot be declared");
                 }
-                self.view
-                    .send_if_modified(|view| drop_older(view, &id, generation));
+                self.forget_report(|view| drop_older(view, &id, generation));
                 None
             }
             Command::GuestReset => {
@@ -343,11 +342,18 @@ impl AgentLink {
             }
             Command::Forget(nic) => {
                 self.session.forget(&nic);
-                self.view
-                    .send_if_modified(|view| view.reports.remove(&nic).is_some());
+                self.forget_report(|view| drop(view.reports.remove(&nic)));
                 None
             }
         }
+    }
+
+    /// Takes a report away at the worker's own word, which need not wake it.
+    fn forget_report(&self, forget: impl FnOnce(&mut AgentView)) {
+        self.view.send_if_modified(|view| {
+            forget(view);
+            false
+        });
     }
 
     /// Talks over one connection until it is over. What ends by itself comes first: the timer sets
@@ -609,7 +615,7 @@ fn tamed(mut report: NicReport) -> NicReport {
     report
 }
 
-fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) -> bool {
+fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) {
     let older = view
         .reports
         .get(nic)
@@ -617,7 +623,6 @@ fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) -> bool {
     if older {
         view.reports.remove(nic);
     }
-    older
 }
 
 #[cfg(test)]

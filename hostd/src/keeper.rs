@@ -121,9 +121,12 @@ impl Keeper {
         {
             agent.guest_reset().await;
         }
-        match &event.vm {
-            Some(vm) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
-            None => self.vms.all_may_have_changed(),
+        match (&event.vm, &event.kind) {
+            (Some(vm), EventKind::DeviceGone(nic)) => self
+                .vms
+                .with(vm, |handle| handle.nudge.device_gone(nic.clone())),
+            (Some(vm), _) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
+            (None, _) => self.vms.all_may_have_changed(),
         }
     }
 

@@ -1,13 +1,12 @@
 //! The effects: one function for each action, each safe to repeat.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_protocol::{Binding, Goal, Phase, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
-use nic_model::{NicId, SlotOccupant};
+use nic_model::NicId;
 use port::{AdminState, Holder, Port, PortProvider, PortSpec, PortView, TapAccess};
 use tokio::time::Instant;
 
@@ -182,13 +181,14 @@ impl VmWorker {
             },
         };
         let plugged = self.hypervisor.plug(&self.vm, request).await;
-        self.stale = true;
+        self.stale |= !matches!(plugged, Ok(Plugged::Now { .. }));
         if plugged.is_err() || self.tap_access == TapAccess::Name {
             self.make_port_again(&record.id);
         }
         match plugged {
             Ok(Plugged::Before) => Outcome::Done,
             Ok(Plugged::Now { device_asked_at }) => {
+                self.put_in(record, &placement.slot);
                 if let Some(progress) = self.nics.get_mut(&record.id) {
                     progress.plugged_at = Some(device_asked_at);
                 }
@@ -259,23 +259,6 @@ impl VmWorker {
             }
             Err(error) => Outcome::Unclear(chain(&error)),
         }
-    }
-
-    /// The hypervisor has just said that nothing of a NIC is left, having looked: what is known of
-    /// the hardware follows, and its slot is free, without another look at all of it.
-    fn take_out(&mut self, nic: &NicId) {
-        let Some(hardware) = &mut self.hardware else {
-            return;
-        };
-        hardware.nics.retain(|plugged| plugged.nic != *nic);
-        for slot in &mut hardware.slots {
-            if slot.occupant == SlotOccupant::Nic(nic.clone()) {
-                slot.occupant = SlotOccupant::Empty;
-            }
-        }
-        let hardware = hardware.clone();
-        let store = &self.tools.store;
-        store.observe(|ledger| ledger.observe(&self.vm, hardware));
     }
 
     /// Puts on the board how long the guest took to let go, once it has.
@@ -356,46 +339,6 @@ impl VmWorker {
         } else {
             PortSeen::Amiss
         }
-    }
-
-    /// Why a VM that looks off may not be: a process holds the tap of a NIC in it, and may be a
-    /// QEMU that only cannot be reached (its socket unlinked, the VM taken out of the
-    /// configuration). What its guest uses must not be given to others.
-    pub(super) async fn doubt_that_it_is_off(&self) -> Option<String> {
-        let placed: BTreeSet<NicId> = self.tools.store.read(|ledger| {
-            let here = |record: &&NicRecord| {
-                let place = record.placement.as_ref();
-                place.is_some_and(|place| place.vm == self.vm)
-            };
-            let nics = ledger.nics_at(&self.vm).filter(here);
-            nics.map(|record| record.id.clone())
-                .filter(|nic| !self.holds_tap_of(nic))
-                .collect()
-        });
-        for nic in &placed {
-            let tap = nic.tap_name();
-            match self.tools.ports.find(nic).await {
-                Ok(Some(port)) if port.holder == Holder::Somebody => {
-                    return Some(format!(
-                        "the VM looks off, but a process still holds tap {tap}"
-                    ));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    return Some(format!(
-                        "the VM looks off, but who holds {tap} is not known: {}",
-                        chain(&error)
-                    ));
-                }
-            }
-        }
-        None
-    }
-
-    fn holds_tap_of(&self, nic: &NicId) -> bool {
-        let progress = self.nics.get(nic);
-        let port = progress.and_then(|progress| progress.unplugged_port.as_ref());
-        port.is_some_and(|port| !port.queues.is_empty())
     }
 
     /// Puts on the board what the agent's reports tell of its steps and of the link's arrival.

@@ -17,6 +17,7 @@
 //! attempt has lasted, descriptors of a tap that has not been handed over yet.
 
 mod act;
+mod look;
 mod nudge;
 mod progress;
 mod stray;
@@ -29,31 +30,26 @@ use crate::agent_link::{AgentHandle, AgentState, AgentView};
 use crate::board::{BlockedSince, Board, Happening, TimedStep};
 use crate::config::PatienceConfig;
 use crate::failpoint::{self, Side};
-use crate::pace::{FULL_LOOK, Pace};
+use crate::pace::Pace;
 use crate::ports::HostPorts;
 use crate::sabotage::{self, Sabotage};
 use crate::store::{SettleError, Store};
 use crate::surroundings::Surroundings;
-use hypervisor::{Hypervisor, InspectError, Trouble};
+use hypervisor::Hypervisor;
 use nic_lifecycle::{
     Action, AgentSeen, Blocked, Next, NicEvent, NicRecord, NicState, Patience, PortSeen, Reason,
     Seen, Step, step,
 };
-use nic_model::{NicId, PowerState, VmHardware, VmId, VmRunId};
+use nic_model::{NicId, PowerState, VmHardware, VmId};
 use port::TapAccess;
 use tokio::time::Instant;
 
 pub(crate) use act::chain;
 pub use nudge::Nudge;
-use nudge::World;
+use nudge::{News, World};
 use progress::Progress;
 use stray::Strays;
 
-/// How soon a hypervisor that does not answer is asked again.
-const INSPECT_RETRY: Duration = Duration::from_secs(1);
-/// First wait before a VM that looks off although a process holds its taps is looked at again: a
-/// process that is killed closes its sockets some milliseconds before its taps.
-const DOUBT_RETRY: Duration = Duration::from_millis(10);
 /// Steps of one NIC in one round: an attach has seven. Beyond it something goes in circles.
 const STEPS_PER_ROUND: usize = 32;
 
@@ -166,10 +162,22 @@ impl VmWorker {
             let wake_at = self.next_wake();
             tokio::select! {
                 biased;
-                world = self.nudge.wait() => self.stale |= world == World::MayHaveChanged,
+                news = self.nudge.wait() => self.hear(news),
                 () = self.agent.changed() => {}
                 () = tokio::time::sleep_until(wake_at) => self.stale |= self.full_look_is_due(),
             }
+        }
+    }
+
+    /// A device that the guest was asked for and that is said to be gone is asked for once more:
+    /// that it is not found is the proof, and costs less than a look at everything.
+    fn hear(&mut self, news: News) {
+        self.stale |= news.world == World::MayHaveChanged;
+        let hotplug = self.hardware.as_ref().map(|hardware| hardware.hotplug);
+        for nic in news.gone {
+            let progress = self.nics.get_mut(&nic);
+            let asked = progress.is_some_and(|progress| progress.ask_at_once(hotplug).is_some());
+            self.stale |= !asked;
         }
     }
 
@@ -425,96 +433,12 @@ impl VmWorker {
         }
     }
 
-    async fn look_if_due(&mut self) {
-        let allowed = self.inspect_again_at.is_none_or(|at| Instant::now() >= at);
-        if allowed && (self.stale || self.full_look_is_due()) {
-            self.look().await;
-        }
-    }
-
-    /// Reads the hardware; whatever it says becomes the ledger's knowledge too.
-    async fn look(&mut self) {
-        let looked = self.hypervisor.inspect(&self.vm).await;
-        self.looked_at = Some(Instant::now());
-        let hardware = match looked {
-            Ok(hardware) => hardware,
-            Err(InspectError {
-                trouble: Trouble::NoSuchVm | Trouble::NotRunning,
-                ..
-            }) => switched_off(self.hardware.take()),
-            Err(error) => return self.lose_sight(chain(&error), INSPECT_RETRY),
-        };
-        if hardware.power == PowerState::Off
-            && let Some(doubt) = self.doubt_that_it_is_off().await
-        {
-            let pause = (DOUBT_RETRY * 2_u32.saturating_pow(self.doubts)).min(INSPECT_RETRY);
-            self.doubts = self.doubts.saturating_add(1);
-            return self.lose_sight(doubt, pause);
-        }
-        self.take_in(hardware).await;
-    }
-
-    fn lose_sight(&mut self, why: String, retry_after: Duration) {
-        if self.out_of_sight.as_ref() != Some(&why) {
-            tracing::warn!(vm = %self.vm, why, "cannot look");
-        }
-        self.hardware = None;
-        self.stale = true;
-        self.tools
-            .store
-            .observe(|ledger| ledger.not_observed(&self.vm));
-        self.inspect_again_at = Some(Instant::now() + retry_after);
-        self.out_of_sight = Some(why);
-    }
-
-    async fn take_in(&mut self, hardware: VmHardware) {
-        self.stale = false;
-        self.inspect_again_at = None;
-        self.out_of_sight = None;
-        self.doubts = 0;
-        let channel = match hardware.power {
-            PowerState::Off => None,
-            PowerState::Running | PowerState::Paused | PowerState::Migrating => {
-                hardware.channel.clone()
-            }
-        };
-        self.agent.set_channel(channel).await;
-        if self.last_power != Some(hardware.power) {
-            self.last_power = Some(hardware.power);
-            let power = format!("{:?}", hardware.power).to_lowercase();
-            self.tools
-                .board
-                .vm_event(&self.vm, Happening::VmChanged(power));
-        }
-        self.tools
-            .store
-            .observe(|ledger| ledger.observe(&self.vm, hardware.clone()));
-        self.hardware = Some(hardware);
-    }
-
     fn tell_agent_state(&mut self) {
         let state = self.agent.state();
         if state != self.last_agent {
             let what = Happening::AgentChanged(agent_word(&state).to_owned());
             self.tools.board.vm_event(&self.vm, what);
             self.last_agent = state;
-        }
-    }
-
-    fn full_look_is_due(&self) -> bool {
-        self.is_due(self.looked_at)
-    }
-
-    fn is_due(&self, last: Option<Instant>) -> bool {
-        last.is_none_or(|at| at.elapsed() >= self.full_look())
-    }
-
-    /// A VM that is out of sight, or in which anything is under way, is looked at often.
-    fn full_look(&self) -> Duration {
-        let at_rest = self.rest == Rest::Yes && self.hardware.is_some();
-        match at_rest {
-            true => self.pace.full_look(),
-            false => FULL_LOOK,
         }
     }
 
@@ -555,19 +479,6 @@ fn flow_of(state: NicState) -> &'static str {
         NicState::Attaching | NicState::Available | NicState::InUse | NicState::Deleting => {
             "attach"
         }
-    }
-}
-
-fn switched_off(last: Option<VmHardware>) -> VmHardware {
-    VmHardware {
-        power: PowerState::Off,
-        run: None::<VmRunId>,
-        hotplug: last
-            .as_ref()
-            .map_or(nic_model::HotplugMode::Acpi, |hardware| hardware.hotplug),
-        slots: Vec::new(),
-        nics: Vec::new(),
-        channel: None,
     }
 }
 

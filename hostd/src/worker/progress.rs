@@ -120,6 +120,17 @@ impl Progress {
         });
     }
 
+    /// The device is said to be gone: the next request is due now, if there was one. In the native
+    /// way an event of an earlier device of that name would make it take the first one back.
+    pub(super) fn ask_at_once(&mut self, mode: Option<HotplugMode>) -> Option<()> {
+        let asked = self.asked.as_mut()?;
+        if mode != Some(HotplugMode::Acpi) {
+            return None;
+        }
+        asked.again_at = Instant::now();
+        Some(())
+    }
+
     /// The guest has let go: since when it had been asked, told once.
     pub(super) fn take_asked(&mut self) -> Option<Instant> {
         self.asked.take().map(|asked| asked.first_at)

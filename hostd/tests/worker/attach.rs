@@ -37,6 +37,23 @@ async fn a_nic_comes_and_goes_in_order() {
     world.assert_gone(&nic).await;
 }
 
+/// A look at everything costs the guest more than all the commands of an attach.
+#[tokio::test(start_paused = true)]
+async fn what_the_hypervisor_answers_needs_no_look_at_everything() {
+    let world = World::start().await;
+    world.until_agent_is_ready("vm1").await;
+    let look = Call::Inspect;
+    world.stage.fail(look, None, Fault::Refused, Times::Always);
+
+    let nic = world.attached("vm1").await;
+    world.assert_plugged(&nic, "vm1");
+    world.detach(&nic).await.unwrap();
+
+    assert_eq!(world.live(&nic).blocked, None);
+    world.stage.heal();
+    world.assert_gone(&nic).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_agent_is_told_before_the_device_is_plugged() {
     let world = World::start().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hypervisor::EventKind;
 use nic_lifecycle::{Blocked, NicState};
 use nic_model::{HotplugMode, NicId, SlotOccupant};
 use port::AdminState;
@@ -9,7 +10,9 @@ use tokio::time::Instant;
 
 use crate::support::hypervisor::{Events, Kernel, LONGER_THAN_ANY_LOOK};
 use crate::support::stage::{Call, Deed, Effect, Fault, Times};
-use crate::support::{PATIENCE, Setup, World, failure_code, target, two_vms, vm};
+use crate::support::{
+    PATIENCE, Setup, World, failure_code, target, two_vms, until_everybody_waits, vm,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_container_degrades_its_nic_and_a_move_heals_it() {
@@ -119,6 +122,33 @@ async fn a_guest_that_keeps_its_device_is_cut_off_and_its_slot_stays_taken() {
         world.hypervisor.set_kernel(&vm("vm1"), Kernel::LetsGo);
         world.until_state(&nic, NicState::Available).await;
         world.assert_gone(&nic).await;
+    }
+}
+
+/// The event may be that of an earlier device of the same name. In the native way a second request
+/// within five seconds takes back the first.
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_there_after_all_is_asked_for_again_only_where_that_does_no_harm() {
+    for (hotplug, requests) in [(HotplugMode::Acpi, 2), (HotplugMode::Native, 1)] {
+        let world = World::with(Setup {
+            hotplug,
+            ..Setup::default()
+        })
+        .await;
+        let nic = world.attached("vm1").await;
+        world.hypervisor.set_kernel(&vm("vm1"), Kernel::IsSilent);
+        world.begin_detach(&nic).await;
+        let asked = Deed::AskedToLetGo;
+        world.stage.until_done(&nic, asked, 1).await;
+
+        let gone = EventKind::DeviceGone(nic.clone());
+        world.hypervisor.tell(&vm("vm1"), gone);
+        until_everybody_waits().await;
+
+        let entries = world.stage.entries(&nic);
+        let count = entries.iter().filter(|entry| entry.deed == asked).count();
+        assert_eq!(count, requests, "{hotplug:?}");
+        assert_eq!(world.record(&nic).state, NicState::Detaching);
     }
 }
 
