@@ -471,3 +471,37 @@ fn a_refused_request_that_comes_again_finds_the_place_that_was_left_meanwhile() 
 
     assert_fixed(5732, steps);
 }
+
+/// A task of one that dies learnt that another had been ended, and told the client of it: the
+/// request had come in the very instant of the death. Of one to make a NIC, which the next hostd
+/// made, nobody knew the id then (seed 2306).
+#[test]
+fn a_hostd_that_dies_tells_nobody_of_it() {
+    let mut steps = vec![step(&[create(1)], vec![])];
+    let at_the_end = Trouble::Kill(Kill {
+        moment: Moment::Effect {
+            number: 32,
+            side: Side::Before,
+        },
+        downtime: Duration::from_millis(1742),
+    });
+    let at_the_start = once("port.list", 3, Effect::Crash(Side::Before));
+    let nowhere = attach(1, spot(0, 0));
+    steps.push(step(&[nowhere], vec![at_the_end, at_the_start]));
+
+    assert_fixed(2440, steps);
+}
+
+/// It was told as a fault of hostd's own, after which no client asks again.
+#[test]
+fn a_deletion_whose_port_cannot_be_removed_yet_is_to_be_asked_for_again() {
+    let class = "GenericError".to_owned();
+    let text = "Input/output error".to_owned();
+    let refusal = once("port.remove", 1, Effect::Error { class, text });
+    let steps = vec![
+        step(&[create(0)], vec![]),
+        step(&[Operation::Ask(Request::Delete(NicKey(0)))], vec![refusal]),
+    ];
+
+    assert_fixed(49, steps);
+}

@@ -90,7 +90,7 @@ impl From<ServiceError> for Refused {
                 format!("there is no NIC {nic}"),
             ),
             ServiceError::Remove(error @ SettleError::Transition { .. }) => internal(&error),
-            ServiceError::RemovePort(_) => internal(&error),
+            ServiceError::RemovePort(_) => for_now(&error),
             ServiceError::CameToNothing(record) => of_failure(&record).into(),
         }
     }
@@ -149,6 +149,13 @@ pub(super) fn of_failure(record: &NicRecord) -> Problem {
 pub(super) fn internal(error: &(dyn Error + 'static)) -> Refused {
     tracing::error!(error, "a request failed inside hostd");
     Refused::new(ProblemCode::Internal, format!("hostd failed: {error}"))
+}
+
+/// What hostd has taken on and could not finish: it goes on by itself, and whoever asks again with
+/// the same token finds it done.
+fn for_now(error: &(dyn Error + 'static)) -> Refused {
+    tracing::warn!(error, "a request is not finished yet");
+    Refused::new(ProblemCode::Unavailable, error.to_string())
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Refused {

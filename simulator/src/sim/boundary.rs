@@ -84,6 +84,51 @@ impl MonitorStream for MonitorEnd {
     }
 }
 
+/// hostd's end of a client's connection. While the tasks of a life that is over are ended, one may
+/// still learn that another has gone, and answer.
+#[derive(Debug)]
+pub(crate) struct ApiEnd {
+    pub(crate) end: StreamEnd,
+    pub(crate) life: Life,
+}
+
+impl ApiEnd {
+    fn while_alive(&mut self) -> Poll<Pin<&mut StreamEnd>> {
+        match self.life.is_over() {
+            true => Poll::Pending,
+            false => Poll::Ready(Pin::new(&mut self.end)),
+        }
+    }
+}
+
+impl AsyncRead for ApiEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.while_alive()).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for ApiEnd {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.while_alive()).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.while_alive()).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.while_alive()).poll_shutdown(context)
+    }
+}
+
 /// hostd's end of an agent's channel, on which bytes can be lost, late, twice or other ones.
 #[derive(Debug)]
 pub(crate) struct ChannelEnd<S> {
@@ -292,5 +337,36 @@ impl<S: AsyncRead + Unpin> AsyncRead for ChannelEnd<S> {
             this.boundary.note_read("agent<", buffer, before);
             return Poll::Ready(Ok(()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use misbehaviour::Rulebook;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::sim::stream::pair;
+    use crate::sim::trace::Keeping;
+
+    #[tokio::test]
+    async fn a_life_that_is_over_hears_and_answers_no_client() {
+        let stage = Stage::new(1, Rulebook::new(1), Keeping::Hash);
+        let life = Life::begin("host1", &stage);
+        let (mut client, end) = pair();
+        let mut hostd = ApiEnd {
+            end,
+            life: life.clone(),
+        };
+        client.write_all(b"ask").await.unwrap();
+
+        life.end("for a test");
+
+        let mut heard = [0; 3];
+        assert!(hostd.read_exact(&mut heard).now_or_never().is_none());
+        assert!(hostd.write_all(b"no").now_or_never().is_none());
+        drop(hostd);
+        assert_eq!(client.read(&mut heard).await.unwrap(), 0);
     }
 }

@@ -31,6 +31,7 @@ use port::{PortProvider, TapAccess};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::boundary::ApiEnd;
 use super::disk::Disk;
 use super::life::Life;
 use super::ports::{HostLinks, SimPorts};
@@ -171,7 +172,11 @@ impl Host {
         );
         let (connections, accepted) = mpsc::channel(BACKLOG);
         let tenants = self.0.config.tenants_by_uid.clone();
-        let served = http::serve_over(Accepted(accepted), tenants, daemon.service.clone());
+        let connecting = Accepted {
+            connections: accepted,
+            life: life.clone(),
+        };
+        let served = http::serve_over(connecting, tenants, daemon.service.clone());
         let supervisor = daemon.supervisor().clone();
         let watching = watch(Arc::downgrade(&self.0), life.clone(), supervisor);
         Ok(Running {
@@ -332,14 +337,20 @@ async fn watch(host: Weak<Inner>, life: Life, supervisor: Supervisor) {
 }
 
 /// Connections to the API, as they come.
-struct Accepted(mpsc::Receiver<(StreamEnd, u32)>);
+struct Accepted {
+    connections: mpsc::Receiver<(StreamEnd, u32)>,
+    life: Life,
+}
 
 impl http::Connections for Accepted {
-    type Stream = StreamEnd;
+    type Stream = ApiEnd;
 
-    async fn accept(&mut self) -> std::io::Result<(StreamEnd, u32)> {
-        match self.0.recv().await {
-            Some(connection) => Ok(connection),
+    async fn accept(&mut self) -> std::io::Result<(ApiEnd, u32)> {
+        match self.connections.recv().await {
+            Some((end, uid)) => {
+                let life = self.life.clone();
+                Ok((ApiEnd { end, life }, uid))
+            }
             None => std::future::pending().await,
         }
     }

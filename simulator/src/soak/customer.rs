@@ -87,7 +87,7 @@ impl Customer {
             match self.attempt(wish, patience).await {
                 Ok(answer) => return self.see_through(wish, answer, began).await,
                 Err(ClientError::Problem { problem, .. }) => {
-                    if !is_for_now(wish, problem.code) || waited >= PERSISTENCE {
+                    if !is_for_now(problem.code) || waited >= PERSISTENCE {
                         return Told::problem(problem.code, problem.message);
                     }
                 }
@@ -155,12 +155,8 @@ fn rested(nic: &Nic) -> Outcome {
 }
 
 /// What a client is to ask for again. A fault of hostd's own is to be seen, not to be got over:
-/// what its ledger lets through, its journal may still have refused. But a deletion that has been
-/// admitted goes on by itself when its port cannot be removed yet, which is told as such a fault.
-fn is_for_now(wish: &Wish, code: ProblemCode) -> bool {
-    if matches!(wish, Wish::Delete(_)) && code == ProblemCode::Internal {
-        return true;
-    }
+/// what its ledger lets through, its journal may still have refused.
+fn is_for_now(code: ProblemCode) -> bool {
     matches!(
         code,
         ProblemCode::Unavailable
