@@ -163,6 +163,7 @@ fn guest_view(guest: GuestState) -> GuestView {
         devices: guest.virtio_nics,
         links,
         named: guest.named.into_keys().collect(),
+        processes: BTreeMap::new(),
         sight: Sight::Named,
     }
 }

@@ -1,11 +1,11 @@
 //! What holds at every moment, also amid a crash: resources have one owner each, limits are kept,
 //! and nothing passes frames that should not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use host_api::{Limit, Nic, NicState};
-use nic_model::{NicId, VmId};
+use host_api::{Limit, LimitScope, Nic, NicState};
+use nic_model::{NicId, TenantId, VmId};
 
 use crate::Violation;
 use crate::view::{Filters, Reachability, SystemView, VmView};
@@ -13,7 +13,7 @@ use crate::view::{Filters, Reachability, SystemView, VmView};
 pub(crate) fn violations(view: &SystemView) -> Vec<Violation> {
     [
         shared_resources(view),
-        exceeded_limits(&view.limits),
+        exceeded_limits(view),
         objects_without_record(view),
         devices_out_of_place(view),
         open_ports(view),
@@ -48,19 +48,37 @@ fn held_twice<'a>(held: impl Iterator<Item = (String, &'a Nic)>) -> Vec<Violatio
     found
 }
 
-fn exceeded_limits(limits: &[Limit]) -> Vec<Violation> {
-    let exceeded = limits
-        .iter()
-        .filter(|limit| limit.value.is_some_and(|value| limit.usage > value));
-    exceeded
-        .map(|limit| {
-            let Limit {
-                scope, name, usage, ..
-            } = limit;
-            let value = limit.value.unwrap_or_default();
-            format!("{scope}: usage of {name} is {usage}, its limit {value}")
-        })
-        .collect()
+/// What hostd says of a usage is at stake as much as the limit: it is counted here once more.
+fn exceeded_limits(view: &SystemView) -> Vec<Violation> {
+    let exceeded = view.limits.iter().filter_map(|limit| {
+        let value = limit.value?;
+        let usage = counted(view, limit).unwrap_or_default().max(limit.usage);
+        let (scope, name) = (&limit.scope, &limit.name);
+        (usage > value).then(|| format!("{scope}: usage of {name} is {usage}, its limit {value}"))
+    });
+    exceeded.collect()
+}
+
+/// How much of what a limit bounds there is; `None` for what records do not tell of.
+fn counted(view: &SystemView, limit: &Limit) -> Option<u64> {
+    let count = match (&limit.scope, limit.name.as_str()) {
+        (LimitScope::Host, "max_nics_per_host") => view.nics.len(),
+        (LimitScope::Tenant { tenant }, "max_nics_per_tenant") => nics_of(view, tenant).count(),
+        (LimitScope::Tenant { tenant }, "max_addresses_per_tenant") => nics_of(view, tenant)
+            .map(|nic| nic.addressing.addresses().len())
+            .sum(),
+        (LimitScope::Vm { vm }, "max_nics") => {
+            let here = view.places().filter(|(_, place)| place.vm == *vm);
+            let nics: BTreeSet<&NicId> = here.map(|(nic, _)| &nic.id).collect();
+            nics.len()
+        }
+        _ => return None,
+    };
+    u64::try_from(count).ok()
+}
+
+fn nics_of<'a>(view: &'a SystemView, tenant: &'a TenantId) -> impl Iterator<Item = &'a Nic> {
+    view.nics.values().filter(move |nic| nic.tenant == *tenant)
 }
 
 /// The intent is written before the first side effect, and a record goes after the last object.

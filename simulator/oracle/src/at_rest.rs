@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use host_api::{Nic, NicState, Placement};
-use nic_model::{NicId, PciPath, PowerState, VmId};
+use nic_model::{NicId, PciPath, PowerState, Target, VmId};
 
 use crate::Violation;
 use crate::records;
@@ -148,17 +148,24 @@ fn in_guest(view: &SystemView, placed: &[(&Nic, &Placement)], guest: &GuestView)
     found
 }
 
-/// A NIC in use is a link of its name and address, neither in the guest's own namespace nor in the
-/// agent's.
+/// A NIC in use is a link of its name and address, in the namespace that its target names.
 fn unbound(nic: &Nic, place: &Placement, guest: &GuestView) -> Option<Violation> {
+    let home = home_of(&place.target, guest);
     let is_it = |link: &crate::GuestLink| {
         link.mac == Some(nic.mac)
             && link.name == place.link_name.to_string()
-            && link.place != Place::Own
-            && !matches!(&link.place, Place::Named(name) if is_the_agents(name))
+            && home.as_ref() == Some(&link.place)
     };
     let is_missing = guest.sight == Sight::Whole && !guest.links.iter().any(is_it);
     is_missing.then(|| format!("{} is in use, but not in its target", nic.id))
+}
+
+/// The namespace that a target names; `None` when its process is no more.
+fn home_of(target: &Target, guest: &GuestView) -> Option<Place> {
+    match target {
+        Target::Pid { pid, .. } => guest.processes.get(pid).cloned(),
+        Target::Netns { name } => Some(Place::Named(name.to_string())),
+    }
 }
 
 fn is_the_agents(name: &str) -> bool {

@@ -101,6 +101,8 @@ pub struct GuestView {
     pub links: Vec<GuestLink>,
     /// Namespaces that have a name.
     pub named: BTreeSet<String>,
+    /// In which namespace each process is; of all only where sight is whole.
+    pub processes: BTreeMap<u32, Place>,
     /// Whether there can be links that are not among these.
     pub sight: Sight,
 }
@@ -133,7 +135,7 @@ pub enum Place {
     Own,
     /// One with a name.
     Named(String),
-    /// The one of a process.
+    /// One without a name, by the first process in it.
     Process(u32),
 }
 

@@ -120,6 +120,7 @@ fn vm() -> VmView {
             devices: Some(["10.0/00.0".parse().unwrap()].into()),
             links: vec![link(Place::Named("shop".to_owned()))],
             named: ["nicferry-holding".to_owned(), "shop".to_owned()].into(),
+            processes: [(1, Place::Own), (7, Place::Process(7))].into(),
             sight: Sight::Whole,
         }),
     }
@@ -151,6 +152,14 @@ fn at_port(view: &mut SystemView) -> &mut PortView {
 
 fn on_disk(view: &mut SystemView) -> &mut JournalView {
     view.journal.as_mut().unwrap()
+}
+
+/// The link is in the namespace of process 7 then.
+fn aim_at_process(view: &mut SystemView, pid: u32) {
+    let target = json!({ "kind": "pid", "pid": pid });
+    let place = record(view).placement.as_mut().unwrap();
+    place.target = serde_json::from_value(target).unwrap();
+    in_guest(view).links = vec![link(Place::Process(7))];
 }
 
 /// A second NIC that is nowhere and holds nothing that the first one holds.
@@ -201,6 +210,9 @@ fn what_may_never_be_is_named() {
             }),
             ("both hold slot rp1 of vm1", |view| {
                 second(view).moving_to = nic().placement;
+            }),
+            ("usage of max_nics is 1, its limit 0", |view| {
+                view.limits = vec![max_nics(Some(0), 0)];
             }),
             ("usage of max_nics is 9, its limit 8", |view| {
                 view.limits = vec![max_nics(Some(8), 9)];
@@ -297,12 +309,27 @@ fn what_may_not_stay_is_named() {
             ("in use, but not in its target", |view| {
                 in_guest(view).links = vec![link(Place::Named("nicferry-holding".to_owned()))];
             }),
+            ("in use, but not in its target", |view| {
+                in_guest(view).links = vec![link(Place::Process(7))];
+            }),
+            ("in use, but not in its target", |view| {
+                aim_at_process(view, 8);
+            }),
             ("links nobody owns in nicferry-holding", |view| {
                 view.nics.clear();
                 in_guest(view).links = vec![link(Place::Named("nicferry-holding".to_owned()))];
             }),
         ],
     );
+}
+
+#[test]
+fn a_nic_in_the_namespace_of_its_process_is_where_it_should_be() {
+    let mut view = healthy();
+    aim_at_process(&mut view, 7);
+    view.journal = None;
+
+    assert_eq!(violations(&view, Moment::AtRest), Vec::<String>::new());
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn vm_view(vm: &SimVm) -> VmView {
 fn guest_view(guest: &fake_guest::kernel::GuestView) -> GuestView {
     let mut links = Vec::new();
     let mut named = BTreeSet::new();
+    let mut processes = BTreeMap::new();
     for (number, namespace) in guest.namespaces.iter().enumerate() {
         named.extend(namespace.names.iter().map(ToString::to_string));
         let place = match (namespace.names.first(), namespace.processes.first()) {
@@ -89,6 +90,8 @@ fn guest_view(guest: &fake_guest::kernel::GuestView) -> GuestView {
             (None, Some(process)) => Place::Process(process.pid),
             (None, None) => Place::Process(0),
         };
+        let here = namespace.processes.iter();
+        processes.extend(here.map(|process| (process.pid, place.clone())));
         links.extend(namespace.links.iter().map(|link| GuestLink {
             place: place.clone(),
             name: link.name.clone(),
@@ -105,6 +108,7 @@ fn guest_view(guest: &fake_guest::kernel::GuestView) -> GuestView {
         ),
         links,
         named,
+        processes,
         sight: Sight::Whole,
     }
 }
