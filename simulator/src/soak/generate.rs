@@ -7,6 +7,7 @@ use fake_qemu::Profile;
 use misbehaviour::{Chance, Pace, Side, Span};
 use oracle::model::{Happening, Model, NicKey, Operation, Request, Spot, Standing, VmKey};
 
+use super::aim;
 use super::menu::Mischief;
 use super::step::{Act, Blackout, Kill, Moment, Step, Trouble, is_possible};
 use super::{NICS, NICS_PER_VM, VMS, container_keys, vm_keys};
@@ -80,19 +81,18 @@ pub fn next_step(chance: &mut Chance, model: &Model) -> Step {
 }
 
 fn draw_step(chance: &mut Chance, model: &Model) -> Step {
-    let first = draw_operation(chance, model);
-    let together = chance.happens(0.25);
-    let act = if together {
-        let more = 1 + chance.below(2);
-        let more = (0..more).map(|_| draw_operation(chance, model));
-        Act::Together(std::iter::once(first).chain(more).collect())
-    } else {
-        Act::One(first)
-    };
+    let act = draw_act(chance, model);
+    let together = matches!(act, Act::Together(_));
     let count = chance.below(7).saturating_sub(3);
     let mut troubles: Vec<Trouble> = (0..count).map(|_| draw_trouble(chance)).collect();
     if !together && chance.happens(0.03) {
         troubles.push(Trouble::PowerLoss(draw_blackout(chance)));
+    }
+    if together && chance.happens(0.3) {
+        troubles.push(aim::slow_commit(chance));
+    }
+    if chance.happens(0.5) {
+        troubles.extend(aim::late_agent(chance, model, &act));
     }
     let pause = match chance.below(10) {
         0 => 40_000,
@@ -105,6 +105,21 @@ fn draw_step(chance: &mut Chance, model: &Model) -> Step {
         troubles,
         pause,
     }
+}
+
+fn draw_act(chance: &mut Chance, model: &Model) -> Act {
+    if chance.happens(0.12)
+        && let Some(rivals) = aim::rivals(chance, model)
+    {
+        return rivals;
+    }
+    let first = draw_operation(chance, model);
+    if !chance.happens(0.2) {
+        return Act::One(first);
+    }
+    let more = 1 + chance.below(2);
+    let more = (0..more).map(|_| draw_operation(chance, model));
+    Act::Together(std::iter::once(first).chain(more).collect())
 }
 
 fn draw_trouble(chance: &mut Chance) -> Trouble {

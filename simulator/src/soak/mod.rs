@@ -14,6 +14,7 @@
 //! in mid bind, slow disks, clients that ask twice. A run is a pure function of its seed; what is
 //! found is replayed by that number alone.
 
+mod aim;
 mod bounds;
 mod cast;
 mod crowd;
