@@ -125,7 +125,7 @@ impl Daemon {
         let vms = Arc::new(VmRegistry::default());
         let supervisor = Supervisor::default();
         let endless = Course::Endless;
-        let janitor = janitor::run(tools.clone());
+        let janitor = janitor::run(tools.clone(), vms.pace().clone());
         supervisor.spawn("the janitor".to_owned(), endless, janitor);
         for backend in backends {
             let keeper = Keeper::new(backend, vms.clone(), tools.clone(), supervisor.clone());

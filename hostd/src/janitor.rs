@@ -16,18 +16,18 @@ use port::{Holder, PortView};
 use tokio::time::Instant;
 
 use crate::daemon::half_deleted;
+use crate::pace::Pace;
 use crate::service::finish_deletion;
 use crate::worker::{Tools, chain};
 
 /// How often the janitor looks, unless there is so much to look at that it would take more than a
-/// thousandth of the time; and how often at least.
+/// five-thousandth of the time.
 const ROUND: Duration = Duration::from_secs(5);
-const SHARE: u32 = 1000;
-const ROUND_MAX: Duration = Duration::from_secs(60);
+const SHARE: u32 = 5000;
 
 /// Cleans up until the task is aborted. What a detach leaves is removed as soon as it is known;
 /// what cannot be removed, or was left before a crash, is found by the next round.
-pub(crate) async fn run(tools: Tools) {
+pub(crate) async fn run(tools: Tools, pace: Pace) {
     let mut quarantine = BTreeMap::new();
     let mut next_round = Instant::now();
     loop {
@@ -36,15 +36,12 @@ pub(crate) async fn run(tools: Tools) {
             () = tokio::time::sleep_until(next_round) => {
                 let began = Instant::now();
                 clean_up(&tools, &mut quarantine).await;
-                next_round = Instant::now() + pause_after(began.elapsed());
+                let pause = (began.elapsed() * SHARE).clamp(ROUND, pace.round());
+                next_round = Instant::now() + pause;
             }
             nic = tools.ports.next_left() => clean_left(&tools, &nic).await,
         }
     }
-}
-
-fn pause_after(round: Duration) -> Duration {
-    (round * SHARE).clamp(ROUND, ROUND_MAX)
 }
 
 async fn clean_up(tools: &Tools, quarantine: &mut BTreeMap<NicId, Instant>) {
@@ -118,7 +115,7 @@ enum Owner {
 }
 
 fn owner(tools: &Tools, nic: &NicId) -> Owner {
-    match tools.store.nic(nic) {
+    match tools.store.shared(nic) {
         Some(record) if record.placement.is_some() => Owner::Placed,
         Some(_) => Owner::Nowhere,
         None => Owner::Nobody,

@@ -154,8 +154,8 @@ impl Keeper {
         self.drop_unlisted().await;
     }
 
-    /// VMs that records name and no other hypervisor sees to: one that is not listed needs a
-    /// worker too, or its NICs are never cleaned up.
+    /// VMs that records name, no other hypervisor sees to, and nobody works for yet: one that is not
+    /// listed needs a worker too, or its NICs are never cleaned up.
     fn homes_of_nics(&self) -> Vec<VmId> {
         let Others::MineExcept(others) = &self.backend.others else {
             return Vec::new();
@@ -163,8 +163,9 @@ impl Keeper {
         self.tools.store.read(|ledger| {
             let places = ledger.nics().flat_map(NicRecord::reserved);
             places
-                .map(|place| place.vm.clone())
-                .filter(|vm| !others.contains(vm))
+                .map(|place| &place.vm)
+                .filter(|vm| !self.own.contains_key(*vm) && !others.contains(*vm))
+                .cloned()
                 .collect()
         })
     }

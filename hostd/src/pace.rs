@@ -19,6 +19,10 @@ pub const FULL_LOOK: Duration = Duration::from_secs(30);
 const FULL_LOOK_MAX: Duration = Duration::from_secs(900);
 /// Pause between two looks at VMs, whichever: a two-thousandth of a processor is spent on them.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(700);
+/// Longest pause between two rounds of the janitor, each of which lists all ports: for each VM, and
+/// where there are few and where there are very many.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(240);
+const ROUND: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
 
 /// Longest pause between two Pings of one agent.
 const PING_MAX: Duration = Duration::from_secs(60);
@@ -43,6 +47,12 @@ impl Pace {
             .clamp(FULL_LOOK, FULL_LOOK_MAX)
     }
 
+    /// Between two rounds of the janitor, at most.
+    #[must_use]
+    pub fn round(&self) -> Duration {
+        self.among_all(BETWEEN_ROUNDS).clamp(ROUND.0, ROUND.1)
+    }
+
     /// Between two Pings of one agent that nothing is asked of.
     #[must_use]
     pub fn ping(&self) -> Duration {
@@ -58,19 +68,19 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn of(vms: usize) -> (Duration, Duration) {
+    fn of(vms: usize) -> (Duration, Duration, Duration) {
         let pace = Pace::default();
         pace.set_vms(vms);
-        (pace.full_look(), pace.ping())
+        (pace.full_look(), pace.round(), pace.ping())
     }
 
     #[test]
     fn a_few_vms_are_looked_after_often_and_many_rarely() {
         let seconds = Duration::from_secs;
 
-        assert_eq!(of(0), (seconds(30), seconds(2)));
-        assert_eq!(of(40), (seconds(30), seconds(2)));
-        assert_eq!(of(400), (seconds(280), seconds(20)));
-        assert_eq!(of(1_000_000), (seconds(900), seconds(60)));
+        assert_eq!(of(0), (seconds(30), seconds(60), seconds(2)));
+        assert_eq!(of(40), (seconds(30), seconds(60), seconds(2)));
+        assert_eq!(of(400), (seconds(280), seconds(96), seconds(20)));
+        assert_eq!(of(1_000_000), (seconds(900), seconds(300), seconds(60)));
     }
 }

@@ -16,8 +16,9 @@ use crate::board::{News, TimedStep};
 use crate::failpoint::{self, Side};
 use crate::sabotage::{self, Sabotage};
 
-/// How old a listing of ports may be that a look at all NICs of a VM begins with.
-const LISTING_AGE: Duration = Duration::from_secs(15);
+/// How old a listing of ports may be that a look at all NICs of a VM begins with, as a part of the
+/// time between two such looks: of a thousand VMs each would list the ports of all otherwise.
+const LISTING_AGE: u32 = 2;
 /// A guest that changes its mind faster than this fills nobody's history of events.
 const GUEST_NEWS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -294,7 +295,12 @@ impl VmWorker {
     /// workers of a host share a listing; whatever is not right in it is looked at anew, since it
     /// may have been put right since.
     pub(super) async fn look_at_ports(&mut self, records: &[Arc<NicRecord>]) {
-        let found = match self.tools.ports.recently(LISTING_AGE).await {
+        let listed = self
+            .tools
+            .ports
+            .recently(self.full_look() / LISTING_AGE)
+            .await;
+        let found = match listed {
             Ok(found) => found,
             Err(error) => {
                 return tracing::warn!(vm = %self.vm, error = chain(&error), "ports not listed");
