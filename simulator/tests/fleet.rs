@@ -53,7 +53,7 @@ fn two_processes_leave_one_trace_of_one_seed() {
 }
 
 #[test]
-fn a_fleet_follows_the_rules_of_a_file_and_refuses_paces() {
+fn a_fleet_follows_the_rules_of_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
@@ -70,9 +70,13 @@ fn a_fleet_follows_the_rules_of_a_file_and_refuses_paces() {
     ]
     .join("\n");
     let crashing = file("crashing.toml", &rule);
-    let paced = file(
-        "paced.toml",
-        "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\n",
+    let silent = file(
+        "silent.toml",
+        "[[rule]]\nname = \"a\"\noperation = \"dhcp.discover\"\neffect = \"lose\"\n",
+    );
+    let elsewhere = file(
+        "elsewhere.toml",
+        "[[pace]]\ntransition = \"plug\"\npace = \"instant\"\nvm = \"vm1-11\"\n",
     );
     let run = |rules: &std::path::Path| {
         Command::new(env!("CARGO_BIN_EXE_simulator"))
@@ -88,7 +92,43 @@ fn a_fleet_follows_the_rules_of_a_file_and_refuses_paces() {
 
     assert_eq!(deaths(run(&calm)), 0);
     assert!(deaths(run(&crashing)) > 0);
-    let refused = run(&paced);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("[[pace]]"));
-    assert!(!refused.status.success());
+    for (rules, expected) in [
+        (silent, "no DHCP server is simulated there"),
+        (elsewhere, "pace 1: vm: there is no VM vm1-11"),
+    ] {
+        let refused = run(&rules);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains(expected), "{said}");
+        assert!(!refused.status.success());
+    }
+}
+
+#[test]
+fn a_fleet_goes_at_the_paces_and_by_the_clocks_of_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |text: &str| -> Value {
+        let path = directory.path().join("script.toml");
+        std::fs::write(&path, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_simulator"))
+            .args(["fleet", "--vms", "4", "--ops", "40", "--json", "--rules"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let told = "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\n";
+    let steps: String = (1..2000)
+        .map(|number| format!("[[step]]\nat = \"{}ms\"\n", number * 200))
+        .collect();
+
+    let waiting = run(told);
+    let stepped = run(&format!("{told}{steps}"));
+    let polled = run("[[pace]]\ntransition = \"plug\"\npace = \"after 2 polls\"\n");
+    let frozen = run("[[clock]]\norder = \"freeze\"\n");
+
+    // Of two NICs for each VM, none ever arrives.
+    assert_eq!((&waiting["ops"], &frozen["ops"]), (&8.into(), &8.into()));
+    assert_eq!((&stepped["ops"], &polled["ops"]), (&40.into(), &40.into()));
 }

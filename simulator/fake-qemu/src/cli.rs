@@ -11,7 +11,7 @@ use anyhow::Context;
 use fake_qemu::driver::unix::{KernelTaps, listen};
 use fake_qemu::driver::{FakeQemu, LetsGo, PlainGuest, Settings};
 use fake_qemu::{Hardware, HotplugMode, MonitorId, PortHotplug, Profile, Start};
-use misbehaviour::{Rulebook, Script, Span};
+use misbehaviour::{Rulebook, Script, Span, World};
 use nic_model::VmId;
 use tokio::net::UnixListener;
 
@@ -137,7 +137,9 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
         }
         None => Script::default(),
     };
-    let rules = Rulebook::from_script(&script)?;
+    let knows = |vm: &nic_model::VmId| arguments.name.as_ref() == Some(vm);
+    script.check_in(World::Qemu, knows)?;
+    let rules = Rulebook::from_script(World::Qemu, &script)?;
     Ok(Settings {
         hardware: Arc::new(hardware),
         vm: arguments.name.clone(),

@@ -2,13 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "set-up that fails is a failed test")]
 
+mod rules;
 mod support;
 
 use std::time::Duration;
 
 use fake_qemu::driver::{Ending, LetsGo};
 use fake_qemu::{GuestAct, HardwareAddress, HotplugMode, Profile, Start};
-use misbehaviour::Speed;
+use misbehaviour::ClockOrder;
 use nic_model::PciSlot;
 use serde_json::json;
 use support::{Client, EPOCH, hardware, nic, start, start_plain};
@@ -360,11 +361,11 @@ async fn a_frozen_clock_stops_the_guest_and_a_step_lets_it_go_on() {
     let mut client = Client::negotiated(&qemu).await;
     client.plug().await;
 
-    qemu.set_speed(Speed::new(0.0).unwrap());
+    qemu.set_clock(ClockOrder::Freeze);
     client.ask("device_del", json!({"id": "net0"})).await;
     advance(Duration::from_secs(3600)).await;
     assert_eq!(qemu.with(|machine, _| machine.devices().count()), 1);
-    qemu.step(Duration::from_millis(200));
+    qemu.set_clock(ClockOrder::Step("200ms".parse().unwrap()));
 
     client.until("DEVICE_DELETED").await;
     assert_eq!(qemu.with(|machine, _| machine.devices().count()), 0);

@@ -8,6 +8,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::span::Span;
+
 /// How many times as fast as the real clock; 0 is frozen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Speed(f64);
@@ -45,6 +49,35 @@ impl Speed {
     }
 }
 
+/// What is to become of a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockOrder {
+    /// It stands still.
+    Freeze,
+    /// It goes on as fast as the real one.
+    Run,
+    /// It goes so many times as fast as the real one.
+    Speed(f64),
+    /// It jumps ahead.
+    Step(Span),
+}
+
+impl ClockOrder {
+    /// The speed that is asked for, if one is.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn speed(self) -> Result<Option<Speed>, SpeedError> {
+        match self {
+            Self::Freeze => Ok(Some(Speed::FROZEN)),
+            Self::Run => Ok(Some(Speed::REAL)),
+            Self::Speed(factor) => Speed::new(factor).map(Some),
+            Self::Step(_) => Ok(None),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Clock {
@@ -68,7 +101,12 @@ impl Clock {
     #[must_use]
     pub fn now(&self, real: Duration) -> Duration {
         let passed = real.saturating_sub(self.since);
-        self.base + passed.mul_f64(self.speed.0)
+        self.base
+            + match self.speed == Speed::REAL {
+                // Most clocks are never touched, and then nothing has to be rounded.
+                true => passed,
+                false => passed.mul_f64(self.speed.0),
+            }
     }
 
     /// How fast it goes.
@@ -89,12 +127,28 @@ impl Clock {
         self.base = self.base.saturating_add(by);
     }
 
+    /// Does as it is told; a speed that is none has been refused before and changes nothing.
+    pub fn obey(&mut self, real: Duration, order: ClockOrder) {
+        match order.speed() {
+            Ok(Some(speed)) => self.set_speed(real, speed),
+            Ok(None) => {
+                if let ClockOrder::Step(by) = order {
+                    self.step(by.0);
+                }
+            }
+            Err(SpeedError(_)) => {}
+        }
+    }
+
     /// How long it really takes until a simulated time; `None` when that never comes.
     #[must_use]
     pub fn real_until(&self, simulated: Duration, real: Duration) -> Option<Duration> {
         let left = simulated.saturating_sub(self.now(real));
         if left.is_zero() {
             return Some(Duration::ZERO);
+        }
+        if self.speed == Speed::REAL {
+            return Some(left);
         }
         (self.speed.0 > 0.0).then(|| left.div_f64(self.speed.0))
     }

@@ -1,5 +1,7 @@
 //! What can be done to an operation instead of simply doing it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::span::Span;
@@ -37,9 +39,11 @@ pub enum Effect {
     Ignore,
     /// The device is taken out by the guest so much later, unasked.
     Eject(Span),
-    /// The process that does it dies as by `kill -9`.
+    /// Who does it dies: a process as by `kill -9`, a guest's kernel by a panic, after which nothing
+    /// runs in the guest until somebody resets or ends the VM.
     Crash(Side),
-    /// The guest is reset.
+    /// The guest is reset: by a command to QEMU when that is done, and by itself when it is about a
+    /// device. One that resets itself while it boots is on for [`BOOT_LOOP`] before it does.
     Reset,
     /// The disk is full.
     DiskFull,
@@ -47,8 +51,12 @@ pub enum Effect {
     FsyncError,
 }
 
+/// How long a guest is on that resets itself while it boots: about what a kernel takes to find out
+/// that it cannot go on (`panic=1`). Without it such a guest would boot for ever in no time.
+pub const BOOT_LOOP: Duration = Duration::from_secs(1);
+
 /// On which side of an operation something happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Side {
     /// It has not been done.
@@ -57,7 +65,7 @@ pub enum Side {
     After,
 }
 
-/// An effect without its details.
+/// An effect without its details, but for the side, which decides what happens at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EffectKind {
     /// [`Effect::Delay`].
@@ -73,7 +81,7 @@ pub enum EffectKind {
     /// [`Effect::Corrupt`].
     Corrupt,
     /// [`Effect::Cut`].
-    Cut,
+    Cut(Side),
     /// [`Effect::Stall`].
     Stall,
     /// [`Effect::Refuse`].
@@ -83,7 +91,7 @@ pub enum EffectKind {
     /// [`Effect::Eject`].
     Eject,
     /// [`Effect::Crash`].
-    Crash,
+    Crash(Side),
     /// [`Effect::Reset`].
     Reset,
     /// [`Effect::DiskFull`].
@@ -103,12 +111,12 @@ impl Effect {
             Self::Duplicate => EffectKind::Duplicate,
             Self::Reorder => EffectKind::Reorder,
             Self::Corrupt => EffectKind::Corrupt,
-            Self::Cut(_) => EffectKind::Cut,
+            Self::Cut(side) => EffectKind::Cut(*side),
             Self::Stall => EffectKind::Stall,
             Self::Refuse => EffectKind::Refuse,
             Self::Ignore => EffectKind::Ignore,
             Self::Eject(_) => EffectKind::Eject,
-            Self::Crash(_) => EffectKind::Crash,
+            Self::Crash(side) => EffectKind::Crash(*side),
             Self::Reset => EffectKind::Reset,
             Self::DiskFull => EffectKind::DiskFull,
             Self::FsyncError => EffectKind::FsyncError,
@@ -117,7 +125,7 @@ impl Effect {
 }
 
 impl EffectKind {
-    /// As rules spell it.
+    /// As the command line spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -127,12 +135,14 @@ impl EffectKind {
             Self::Duplicate => "duplicate",
             Self::Reorder => "reorder",
             Self::Corrupt => "corrupt",
-            Self::Cut => "cut",
+            Self::Cut(Side::Before) => "cut=before",
+            Self::Cut(Side::After) => "cut=after",
             Self::Stall => "stall",
             Self::Refuse => "refuse",
             Self::Ignore => "ignore",
             Self::Eject => "eject",
-            Self::Crash => "crash",
+            Self::Crash(Side::Before) => "crash=before",
+            Self::Crash(Side::After) => "crash=after",
             Self::Reset => "reset",
             Self::DiskFull => "disk-full",
             Self::FsyncError => "fsync-error",

@@ -1,14 +1,14 @@
-//! At which operations something can go wrong, and what.
+//! At which operations something can go wrong.
 //!
 //! An operation is a family and a name, `qmp.device_add`; a rule may leave the name open,
-//! `qmp.*`. A rule that could never do anything is refused when it is made, not silently kept.
+//! `qmp.*`, and is then about those of the family to which its effect can happen.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::effect::EffectKind;
+use crate::table::{self, Row};
 
 /// An operation of a rule: one, or all of a family.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,86 +17,10 @@ pub struct Operation(String);
 
 /// A text that names no operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no operation {name:?}; there are {}", all())]
+#[error("there is no operation {name:?}; there are {known}")]
 pub struct OperationError {
     name: String,
-}
-
-/// A family, its names where they are a closed list, and what can happen to them.
-struct Family {
-    name: &'static str,
-    members: &'static [&'static str],
-    effects: &'static [EffectKind],
-}
-
-use EffectKind::{
-    Corrupt, Crash, Cut, Delay, DiskFull, Duplicate, Eject, Error, FsyncError, Ignore, Lose,
-    Refuse, Reorder, Reset, Stall,
-};
-
-/// What is simulated asks at these.
-const FAMILIES: [Family; 9] = [
-    Family {
-        // A QMP command, by its name.
-        name: "qmp",
-        members: &[],
-        effects: &[Delay, Error, Lose, Cut, Stall, Crash, Reset],
-    },
-    Family {
-        // A QMP event, by its name.
-        name: "event",
-        members: &[],
-        effects: &[Delay, Lose, Duplicate, Reorder, Cut, Crash],
-    },
-    Family {
-        // What a guest kernel does: probe a device, let go of one, tell of a link, boot.
-        name: "guest",
-        members: &["plug", "unplug", "link-event", "boot"],
-        effects: &[Delay, Lose, Refuse, Ignore, Eject, Reset, Crash],
-    },
-    Family {
-        // A step of the agent, by its name in the protocol.
-        name: "agent",
-        members: &[],
-        effects: &[Delay, Error, Crash],
-    },
-    Family {
-        // The DHCP server.
-        name: "dhcp",
-        members: &["discover", "request", "release"],
-        effects: &[Delay, Lose, Refuse],
-    },
-    Family {
-        // A frame between hostd and an agent.
-        name: "channel",
-        members: &["to-guest", "to-host"],
-        effects: &[Delay, Lose, Duplicate, Corrupt, Cut, Stall],
-    },
-    Family {
-        // hostd's store.
-        name: "journal",
-        members: &["commit", "load"],
-        effects: &[Delay, DiskFull, FsyncError, Crash, Corrupt],
-    },
-    Family {
-        // The host ends of NICs.
-        name: "port",
-        members: &["make", "isolate", "remove", "list"],
-        effects: &[Delay, Error, Crash, Stall],
-    },
-    Family {
-        // hostd's API.
-        name: "api",
-        members: &["request"],
-        effects: &[Delay, Lose, Duplicate, Cut],
-    },
-];
-
-/// What can happen to an operation; nothing to one that does not exist.
-#[must_use]
-pub fn effects_of(operation: &Operation) -> &'static [EffectKind] {
-    let (family, _) = split(&operation.0);
-    family_of(family).map_or(&[], |family| family.effects)
+    known: String,
 }
 
 impl Operation {
@@ -108,44 +32,45 @@ impl Operation {
             None => self.0 == name,
         }
     }
+
+    /// Those of the table that are meant, each with its family, its name and its row.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static Row)> {
+        let (family, name) = split(&self.0);
+        table::operations()
+            .filter(move |(of, member, _)| *of == family && (name == "*" || name == *member))
+    }
 }
 
 fn split(text: &str) -> (&str, &str) {
     text.split_once('.').unwrap_or((text, ""))
 }
 
-fn family_of(name: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|family| family.name == name)
-}
-
-fn all() -> String {
-    let names = FAMILIES.iter().map(|family| match family.members {
-        [] => format!("{}.NAME", family.name),
-        members => format!("{}.{{{}}}", family.name, members.join(",")),
-    });
-    names.collect::<Vec<_>>().join(", ")
+/// What there is instead: the names of the family, or the families.
+fn known_beside(text: &str) -> String {
+    let (family, _) = split(text);
+    let members: Vec<&str> = table::members_of(family).collect();
+    if !members.is_empty() {
+        return format!("{family}.{{*,{}}}", members.join(","));
+    }
+    let mut families: Vec<&str> = table::operations().map(|(of, _, _)| of).collect();
+    families.dedup();
+    let families: Vec<String> = families.iter().map(|of| format!("{of}.NAME")).collect();
+    families.join(", ")
 }
 
 impl FromStr for Operation {
     type Err = OperationError;
 
     fn from_str(text: &str) -> Result<Self, OperationError> {
-        let (family, member) = split(text);
-        let is_known = family_of(family).is_some_and(|family| {
-            let open = family.members.is_empty() && is_word(member);
-            member == "*" || open || family.members.contains(&member)
-        });
-        is_known
-            .then(|| Self(text.to_owned()))
-            .ok_or_else(|| OperationError {
-                name: text.to_owned(),
-            })
+        let operation = Self(text.to_owned());
+        if operation.rows().next().is_some() {
+            return Ok(operation);
+        }
+        Err(OperationError {
+            name: text.to_owned(),
+            known: known_beside(text),
+        })
     }
-}
-
-fn is_word(text: &str) -> bool {
-    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_fine)
 }
 
 impl TryFrom<String> for Operation {
@@ -184,10 +109,23 @@ mod tests {
             "guest.sleep",
             "disk.write",
             "*",
+            "*.*",
             "qmp.a b",
+            "qmp.device_ad",
+            "event.DEVICE_DELETD",
+            "agent.set_up",
         ] {
             assert!(text.parse::<Operation>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_answered_with_those_there_are() {
+        let misspelt = "event.RESETS".parse::<Operation>().unwrap_err().to_string();
+        let unknown = "disk.write".parse::<Operation>().unwrap_err().to_string();
+
+        assert!(misspelt.contains("event.{*,DEVICE_DELETED,"), "{misspelt}");
+        assert!(unknown.contains("qmp.NAME, event.NAME"), "{unknown}");
     }
 
     #[test]

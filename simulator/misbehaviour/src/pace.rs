@@ -24,8 +24,6 @@ pub enum Transition {
     Plug,
     /// A guest's kernel lets go of a device.
     Unplug,
-    /// The DHCP server grants an address.
-    Lease,
 }
 
 /// How fast.

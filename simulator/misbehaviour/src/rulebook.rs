@@ -4,27 +4,12 @@
 //! "the third" stays the third whatever other rules there are.
 
 use nic_model::{NicId, VmId};
-use serde::{Deserialize, Serialize};
 
 use crate::chance::Chance;
 use crate::effect::Effect;
-use crate::pace::PaceRule;
 use crate::rule::{Rule, RuleError, When};
-
-/// A file of rules and paces.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Script {
-    /// What chance is drawn from.
-    #[serde(default)]
-    pub seed: u64,
-    /// Rules, in the order in which they are asked.
-    #[serde(default, rename = "rule")]
-    pub rules: Vec<Rule>,
-    /// How fast transitions go.
-    #[serde(default, rename = "pace")]
-    pub paces: Vec<PaceRule>,
-}
+use crate::script::Script;
+use crate::table::{Row, World};
 
 /// Something is about to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +25,8 @@ pub struct Occasion<'a> {
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rulebook {
+    /// Where the rules are followed; somewhere, where that is not said.
+    world: Option<World>,
     chance: Chance,
     entries: Vec<Entry>,
 }
@@ -47,6 +34,8 @@ pub struct Rulebook {
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
     rule: Rule,
+    /// Of the operations that it covers those to which its effect cannot happen.
+    spared: Vec<String>,
     met: u64,
     done: u64,
 }
@@ -75,10 +64,21 @@ pub enum RulebookError {
 pub const MAX_RULES: usize = 1000;
 
 impl Rulebook {
-    /// No rules, and this seed for those to come.
+    /// No rules, and this seed for those to come, which have to do something in one world at least.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self {
+            world: None,
+            chance: Chance::new(seed),
+            entries: Vec::new(),
+        }
+    }
+
+    /// The same for one world, in which each of them has to do something.
+    #[must_use]
+    pub const fn of(world: World, seed: u64) -> Self {
+        Self {
+            world: Some(world),
             chance: Chance::new(seed),
             entries: Vec::new(),
         }
@@ -88,8 +88,8 @@ impl Rulebook {
     ///
     /// # Errors
     /// The first rule that cannot be taken in.
-    pub fn from_script(script: &Script) -> Result<Self, RulebookError> {
-        let mut book = Self::new(script.seed);
+    pub fn from_script(world: World, script: &Script) -> Result<Self, RulebookError> {
+        let mut book = Self::of(world, script.seed);
         for rule in &script.rules {
             book.add(rule.clone())?;
         }
@@ -101,7 +101,11 @@ impl Rulebook {
     /// # Errors
     /// When it cannot be followed, or one of its name is in force.
     pub fn add(&mut self, rule: Rule) -> Result<(), RulebookError> {
-        rule.check().map_err(|cause| RulebookError::Rule {
+        let checked = match self.world {
+            Some(world) => rule.check_in(world),
+            None => rule.check(),
+        };
+        checked.map_err(|cause| RulebookError::Rule {
             name: rule.name.clone(),
             cause,
         })?;
@@ -116,6 +120,7 @@ impl Rulebook {
             return Err(RulebookError::Full);
         }
         self.entries.push(Entry {
+            spared: spared(self.world, &rule),
             rule,
             met: 0,
             done: 0,
@@ -161,6 +166,20 @@ impl Rulebook {
     }
 }
 
+fn spared(world: Option<World>, rule: &Rule) -> Vec<String> {
+    let effect = rule.effect.kind();
+    let had = |world: World, row: &Row| row.why_not(world, effect).is_none();
+    let happens = |row: &Row| match world {
+        Some(world) => had(world, row),
+        None => World::ALL.into_iter().any(|world| had(world, row)),
+    };
+    let covered = rule.operation.rows();
+    let spared = covered.filter(|(_, _, row)| !happens(row));
+    spared
+        .map(|(family, member, _)| format!("{family}.{member}"))
+        .collect()
+}
+
 impl Entry {
     fn takes_effect(&mut self, occasion: &Occasion<'_>, chance: &mut Chance) -> bool {
         if !self.matches(occasion) {
@@ -183,6 +202,10 @@ impl Entry {
         operation.covers(occasion.operation)
             && vm.as_ref().is_none_or(|vm| occasion.vm == Some(vm))
             && nic.as_ref().is_none_or(|nic| occasion.nic == Some(nic))
+            && !self
+                .spared
+                .iter()
+                .any(|spared| spared == occasion.operation)
     }
 }
 
@@ -192,7 +215,7 @@ mod tests {
 
     fn book(rules: &str) -> Rulebook {
         let script: Script = toml::from_str(rules).unwrap();
-        Rulebook::from_script(&script).unwrap()
+        Rulebook::from_script(World::Sim, &script).unwrap()
     }
 
     fn ask(book: &mut Rulebook, operation: &str, vm: &str) -> Option<Effect> {
@@ -301,7 +324,7 @@ mod tests {
         let cases = [
             (
                 r#"operation = "guest.sleep", effect = "lose""#,
-                "there are qmp.NAME",
+                "there are guest.{*,plug",
             ),
             (
                 r#"operation = "guest.plug", effect = "explode""#,

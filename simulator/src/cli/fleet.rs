@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
-use misbehaviour::Rule;
+use anyhow::Context;
+use misbehaviour::Script;
 use simulator::fleet::{self, FleetPlan, usual_faults};
 
 use super::console::{complain, say};
@@ -27,7 +27,7 @@ pub(crate) struct Fleet {
     /// How many VMs on each host
     #[arg(long, default_value = "250")]
     vms_per_host: NonZeroUsize,
-    /// What goes wrong, instead of a little of everything: rules (TOML)
+    /// What goes wrong, instead of a little of everything: rules, paces and orders to clocks (TOML)
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
     /// Tell the result as one JSON object
@@ -37,13 +37,14 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let plan = FleetPlan {
+        let mut plan = FleetPlan {
             vms: self.vms.get(),
             operations: self.ops.get(),
             seed: self.seed,
             vms_per_host: self.vms_per_host.get(),
-            faults: self.faults()?,
+            script: Arc::default(),
         };
+        plan.script = Arc::new(self.script(&plan)?);
         let report = fleet::run(&plan)?;
         if self.json {
             say(serde_json::to_string(&report).context("failed to write the report")?);
@@ -75,16 +76,13 @@ impl Fleet {
         )
     }
 
-    fn faults(&self) -> anyhow::Result<Arc<[Rule]>> {
-        let Some(file) = &self.rules else {
-            return Ok(usual_faults().collect());
-        };
-        let script = script::read(file)?;
-        ensure!(
-            script.paces.is_empty(),
-            "the rules in {}: [[pace]]: a fleet's guests are as fast as its seed says",
-            file.display()
-        );
-        Ok(script.rules.into())
+    fn script(&self, plan: &FleetPlan) -> anyhow::Result<Script> {
+        match &self.rules {
+            Some(file) => script::read(file, |script| plan.check(script)),
+            None => Ok(Script {
+                rules: usual_faults().collect(),
+                ..Script::default()
+            }),
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use misbehaviour::Span;
+use misbehaviour::{ClockOrder, Span};
 use nic_model::VmId;
-use simulator::netns::{ClockOrder, ClockRequest, Page};
+use simulator::netns::{ClockRequest, Page};
 
 use super::{Which, console};
 

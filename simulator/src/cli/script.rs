@@ -3,20 +3,23 @@
 use std::path::Path;
 
 use anyhow::Context;
-use misbehaviour::{Rulebook, Script};
+use misbehaviour::{Script, ScriptError};
 
 /// Reads one.
 ///
 /// # Errors
-/// When it cannot be read, is none, or has a rule that could not be followed.
-pub(super) fn read(file: &Path) -> anyhow::Result<Script> {
+/// When it cannot be read, is none, or has something in it that could not be followed.
+pub(super) fn read(
+    file: &Path,
+    check: impl FnOnce(&Script) -> Result<(), ScriptError>,
+) -> anyhow::Result<Script> {
     let text = std::fs::read_to_string(file).with_context(|| about(file))?;
     let script: Script = toml::from_str(&text).with_context(|| about(file))?;
-    Rulebook::from_script(&script).with_context(|| about(file))?;
+    check(&script).with_context(|| about(file))?;
     Ok(script)
 }
 
 /// What an error about one begins with.
-pub(super) fn about(file: &Path) -> String {
+fn about(file: &Path) -> String {
     format!("the rules in {}", file.display())
 }

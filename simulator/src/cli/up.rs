@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use misbehaviour::Script;
+use misbehaviour::{Script, World};
+use nic_model::VmId;
 use simulator::netns::{
-    ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, check_rule, launch,
+    ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, launch,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -74,25 +75,23 @@ impl Up {
             Some(file) => Topology::load(file)?,
             None => Topology::of_vms(self.vms),
         };
+        let script = self.script(&topology)?;
         let plan = Plan {
             topology,
             frames: self.running.frames()?,
-            script: self.script()?,
+            script,
             programs: Programs::beside_this_one()?,
         };
         let launched = launch(&plan, &self.running.which.site(), |_| Ok(()))?;
         self.running.keep(launched, None)
     }
 
-    fn script(&self) -> anyhow::Result<Script> {
-        let Some(file) = &self.rules else {
-            return Ok(Script::default());
-        };
-        let script = script::read(file)?;
-        for rule in &script.rules {
-            check_rule(rule).with_context(|| script::about(file))?;
+    fn script(&self, topology: &Topology) -> anyhow::Result<Script> {
+        let knows = |vm: &VmId| topology.vms.iter().any(|known| known.id == *vm);
+        match &self.rules {
+            Some(file) => script::read(file, |script| script.check_in(World::Netns, knows)),
+            None => Ok(Script::default()),
         }
-        Ok(script)
     }
 }
 

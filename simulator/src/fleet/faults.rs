@@ -127,12 +127,14 @@ pub fn usual_faults() -> impl Iterator<Item = Rule> {
 
 #[cfg(test)]
 mod tests {
+    use misbehaviour::World;
+
     use super::*;
 
     #[test]
     fn every_fault_can_happen_where_it_is_said_to() {
         for rule in usual_faults() {
-            assert_eq!(rule.check(), Ok(()), "{}", rule.operation);
+            assert_eq!(rule.check_in(World::Fleet), Ok(()), "{}", rule.operation);
         }
     }
 }

@@ -21,7 +21,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use misbehaviour::Rule;
+use misbehaviour::{Script, ScriptError, World};
+use nic_model::VmId;
 
 pub use faults::usual_faults;
 pub use report::Report;
@@ -44,8 +45,37 @@ pub struct FleetPlan {
     pub seed: u64,
     /// How many VMs a host has.
     pub vms_per_host: usize,
-    /// What goes wrong while it operates: rules that have been checked, each of its own name.
-    pub faults: Arc<[Rule]>,
+    /// What goes wrong while it operates, how fast things go meanwhile, and what is done to clocks:
+    /// times are counted from when it begins to operate.
+    pub script: Arc<Script>,
+}
+
+impl FleetPlan {
+    /// Hosts of all shards together, and the VMs of each.
+    pub(crate) fn hosts(&self) -> (usize, usize) {
+        let hosts = self.vms.div_ceil(self.vms_per_host).max(SHARDS);
+        (hosts, self.vms_per_host.min(self.vms.div_ceil(hosts)))
+    }
+
+    /// Whether all of a script would do something in this fleet.
+    ///
+    /// # Errors
+    /// The first that would not.
+    pub fn check(&self, script: &Script) -> Result<(), ScriptError> {
+        let (hosts, vms) = self.hosts();
+        script.check_in(World::Fleet, |vm| is_in(vm, hosts, vms))
+    }
+}
+
+/// Whether there is a VM of that name, `vm0-0` to the last.
+fn is_in(vm: &VmId, hosts: usize, vms_per_host: usize) -> bool {
+    let numbers = vm.as_str().strip_prefix("vm");
+    let (host, number) = match numbers.and_then(|numbers| numbers.split_once('-')) {
+        Some(numbers) => numbers,
+        None => return false,
+    };
+    let below = |text: &str, end| text.parse().is_ok_and(|number: usize| number < end);
+    below(host, hosts) && below(number, vms_per_host)
 }
 
 /// Why a fleet came to no end.

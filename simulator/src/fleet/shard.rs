@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fake_guest::kernel::Unplug;
-use misbehaviour::{Chance, Pace, Rule, Span};
+use misbehaviour::{Chance, Pace, Script, Span};
 use oracle::{Moment, Violation};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::operator::{CONTAINERS, Ledger, Operator, Tally};
 use crate::fleet::FleetPlan;
-use crate::sim::{Host, Keeping, MakeError, Plan, Sim, SimVm};
+use crate::sim::{Director, Host, Keeping, MakeError, Plan, Sim, SimVm};
 
 /// Root ports of each VM.
 const SLOTS: usize = 8;
@@ -28,6 +28,9 @@ const AWAY: Duration = Duration::from_millis(300);
 /// Pause between the starts of two hostds: each looks at all its VMs at once, and the answers to
 /// all of that at the same time would be more than anything that follows holds.
 const BETWEEN_BOOTS: Duration = Duration::from_millis(20);
+/// How long nobody may begin anything before the operators give up, in virtual time: rules and
+/// clocks can see to it that nothing under way ever ends.
+const STUCK: Duration = Duration::from_secs(120);
 /// How long everything may take to come to rest once nothing goes wrong any more, in virtual time.
 const DRAIN: Duration = Duration::from_secs(240);
 
@@ -39,7 +42,7 @@ pub(super) struct ShardPlan {
     hosts: usize,
     vms_per_host: usize,
     operations: u64,
-    faults: Arc<[Rule]>,
+    script: Arc<Script>,
 }
 
 /// What came of one shard.
@@ -62,7 +65,7 @@ pub(super) struct ShardReport {
 
 impl ShardPlan {
     pub(super) fn of(plan: &FleetPlan, number: usize, shards: usize) -> Self {
-        let hosts = plan.vms.div_ceil(plan.vms_per_host).max(shards);
+        let (hosts, vms_per_host) = plan.hosts();
         let share = |total: usize| total * (number + 1) / shards - total * number / shards;
         let operations = usize::try_from(plan.operations).unwrap_or(usize::MAX);
         Self {
@@ -71,9 +74,9 @@ impl ShardPlan {
                 .next_u64(),
             first_host: hosts * number / shards,
             hosts: share(hosts),
-            vms_per_host: plan.vms_per_host.min(plan.vms.div_ceil(hosts)),
+            vms_per_host,
             operations: share(operations) as u64,
-            faults: plan.faults.clone(),
+            script: plan.script.clone(),
         }
     }
 
@@ -116,8 +119,9 @@ impl Shard {
             shard.report.set_up = began.elapsed();
             let began = Instant::now();
             ledger.entries().left = plan.operations;
-            shard.let_loose(&plan.faults);
+            let director = shard.let_loose(&plan.script);
             shard.operate(&ledger, operators).await;
+            director.end();
             shard.drain().await;
             shard.report.operating = began.elapsed();
             shard.close(&ledger).await;
@@ -153,11 +157,10 @@ impl Shard {
         (ledger, operators)
     }
 
-    fn let_loose(&self, faults: &[Rule]) {
-        for rule in faults {
-            let added = self.sim.stage.rules().add(rule.clone());
-            added.expect("they have been checked, and each has its own name");
-        }
+    fn let_loose(&self, script: &Script) -> Director {
+        let vms = self.sim.vms().map(|(_, vm)| vm.clone());
+        let director = Director::begin(script, &self.sim.stage, vms);
+        director.expect("its rules have been checked, and each has its own name")
     }
 
     /// Lets everybody work while things go wrong.
@@ -166,11 +169,19 @@ impl Shard {
         for mut operator in operators {
             working.spawn(async move { operator.work().await });
         }
+        let mut progress = (ledger.entries().left, self.sim.stage.now());
         while !working.is_empty() {
             tokio::select! {
                 biased;
                 _ended = working.join_next() => {}
                 () = sleep(ROUND) => self.round().await,
+            }
+            let (left, now) = (ledger.entries().left, self.sim.stage.now());
+            if left != progress.0 {
+                progress = (left, now);
+            } else if now - progress.1 > STUCK {
+                // What is under way comes to its end once nothing goes wrong any more.
+                ledger.entries().left = 0;
             }
         }
         self.report.tally = ledger.entries().tally;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use misbehaviour::{PaceRule, Rule, Script};
+use misbehaviour::{Effect, PaceRule, Rule, Script, ScriptError, World};
 use nic_model::VmId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::event_log::EventLog;
 use super::guest::READY;
 use super::hostd;
-use super::machine::{GuestState, Order, RuleError, Status, check_rule, give, let_go_for};
+use super::machine::{GuestState, Order, Status, give, let_go_for};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
 use super::process::{Undertaker, described, log_to};
@@ -83,15 +83,20 @@ pub(super) enum OrderError {
     /// It is on.
     #[error("VM {0} runs already")]
     On(VmId),
-    /// The rule does nothing here.
+    /// Something in it would do nothing here.
     #[error(transparent)]
-    Rule(#[from] RuleError),
+    Script(#[from] ScriptError),
     /// There is a rule of that name.
     #[error("rule {0:?}: there is one of that name already")]
     RuleTaken(String),
     /// Something failed.
     #[error(transparent)]
     Trouble(#[from] Trouble),
+}
+
+/// Whether a rule is about a host's disk, which is full for as long as it is in force, and no VM's.
+pub(super) fn is_of_the_host(rule: &Rule) -> bool {
+    rule.effect == Effect::DiskFull
 }
 
 /// A VM process that said something else than that it is ready.
@@ -162,6 +167,7 @@ impl Cloud {
         let vms = topology.vms.iter().map(|vm| self.boot(vm));
         futures::future::try_join_all(vms).await?;
         for host in &topology.hosts {
+            self.set_disk(host)?;
             hostd::configure(&self.plan(), &self.inner.site, host)?;
             self.keep_hostd(host);
         }
@@ -295,9 +301,7 @@ impl Cloud {
     /// When one of them cannot be followed, or a VM does not answer.
     pub(super) async fn follow(&self, script: Script) -> Result<(), OrderError> {
         let _turn = self.inner.turn.lock().await;
-        for rule in &script.rules {
-            check_rule(rule)?;
-        }
+        self.check(&script)?;
         let plan = Plan {
             script,
             ..self.plan()
@@ -308,12 +312,38 @@ impl Cloud {
             self.give_script(&vm, &plan.script).await?;
         }
         self.lock().plan = plan;
+        self.set_disks()
+    }
+
+    /// Whether all of a script does something in this cloud.
+    ///
+    /// # Errors
+    /// The first that would not.
+    pub(super) fn check(&self, script: &Script) -> Result<(), OrderError> {
+        Ok(script.check_in(World::Netns, |vm| self.vm(vm).is_ok())?)
+    }
+
+    /// Makes the disk of a host full if a rule says so, and gives it room if none does.
+    fn set_disk(&self, host: &HostName) -> Result<(), Trouble> {
+        let disk = self.inner.site.disk(host);
+        let is_full = self.lock().plan.script.rules.iter().any(is_of_the_host);
+        let done = match is_full {
+            true => disk.fill(),
+            false => disk.free(),
+        };
+        done.doing(format_args!("set the disk of {host}"))
+    }
+
+    fn set_disks(&self) -> Result<(), OrderError> {
+        for host in &self.plan().topology.hosts {
+            self.set_disk(host)?;
+        }
         Ok(())
     }
 
     async fn give_script(&self, vm: &VmId, script: &Script) -> Result<(), OrderError> {
         self.give(vm, &Order::ClearRules).await?;
-        for rule in &script.rules {
+        for rule in script.rules.iter().filter(|rule| !is_of_the_host(rule)) {
             self.give(vm, &Order::AddRule(rule.clone())).await?;
         }
         for pace in &script.paces {
@@ -345,19 +375,21 @@ impl Cloud {
     pub(super) async fn add_rule(&self, rule: Rule) -> Result<(), OrderError> {
         let _turn = self.inner.turn.lock().await;
         self.check_rule(&rule)?;
-        self.give_all(&Order::AddRule(rule.clone())).await?;
+        if !is_of_the_host(&rule) {
+            self.give_all(&Order::AddRule(rule.clone())).await?;
+        }
         self.inner
             .events
             .note(format_args!("rule {:?} is in force", rule.name));
         self.lock().plan.script.rules.push(rule);
-        Ok(())
+        self.set_disks()
     }
 
     fn check_rule(&self, rule: &Rule) -> Result<(), OrderError> {
-        check_rule(rule)?;
-        if let Some(vm) = &rule.vm {
-            self.vm(vm)?;
-        }
+        self.check(&Script {
+            rules: vec![rule.clone()],
+            ..Script::default()
+        })?;
         let running = self.lock();
         let mut names = running.plan.script.rules.iter().map(|known| &known.name);
         if names.any(|name| *name == rule.name) {
@@ -377,11 +409,15 @@ impl Cloud {
             None => Order::ClearRules,
         };
         self.give_all(&order).await?;
-        let mut running = self.lock();
-        let rules = &mut running.plan.script.rules;
-        let before = rules.len();
-        rules.retain(|rule| name.is_some_and(|name| rule.name != name));
-        Ok(rules.len() < before)
+        let removed = {
+            let mut running = self.lock();
+            let rules = &mut running.plan.script.rules;
+            let before = rules.len();
+            rules.retain(|rule| name.is_some_and(|name| rule.name != name));
+            rules.len() < before
+        };
+        self.set_disks()?;
+        Ok(removed)
     }
 
     /// Sets a pace everywhere.
@@ -390,6 +426,10 @@ impl Cloud {
     /// When a VM does not answer.
     pub(super) async fn set_pace(&self, pace: PaceRule) -> Result<(), OrderError> {
         let _turn = self.inner.turn.lock().await;
+        self.check(&Script {
+            paces: vec![pace.clone()],
+            ..Script::default()
+        })?;
         self.give_all(&Order::SetPace(pace.clone())).await?;
         let mut running = self.lock();
         let paces = &mut running.plan.script.paces;

@@ -19,6 +19,7 @@
 
 mod cloud;
 mod control;
+mod disk;
 mod event_log;
 mod guest;
 mod hostd;
@@ -40,14 +41,12 @@ mod trouble;
 use std::io::Write;
 
 pub use control::{ClockRequest, ControlClient, Page, RulePage, VmPage};
+pub use disk::HostDisk;
 pub use event_log::Event;
 pub use guest::run as run_guest;
 pub use guest::{AgentWanted, ContainerView, GuestClient, Link, Naming, Place, ProgramOutput};
 pub use launch::{Launched, launch};
-pub use machine::{
-    ClockOrder, GuestState, RuleStatus, Status, TransitionStatus, run as run_machine,
-};
-pub use machine::{RuleError, check_rule};
+pub use machine::{GuestState, RuleStatus, Status, TransitionStatus, run as run_machine};
 pub use plan::{Frames, Plan, Programs};
 pub use sandbox::run as run_sandbox;
 pub use site::{Claim, CloudName, Site};

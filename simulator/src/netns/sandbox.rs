@@ -28,6 +28,10 @@ pub fn run(site: &Site, launcher: u32) -> Result<(), Trouble> {
     leave_namespaces(&[NamespaceKind::Mount, NamespaceKind::Network]).doing("be a sandbox")?;
     mounts::make_own_view(site.directory())?;
     let plan = Plan::read(site)?;
+    for host in &plan.topology.hosts {
+        let mounted = site.disk(host).mount();
+        mounted.doing(format_args!("give {host} a disk"))?;
+    }
     watch_lifeline(site)?;
     runtime()?.block_on(async {
         let listener = lines::listen(&site.control())?;

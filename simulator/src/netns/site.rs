@@ -3,7 +3,7 @@
 //! ```text
 //!   $XDG_RUNTIME_DIR/nicferry/NAME   or   /tmp/nicferry-UID/NAME
 //!     plan.json  state.json  control.sock  control-tcp.sock     of the simulator
-//!     host1.sock host1.toml  host1.sqlite …       of each host
+//!     host1.sock host1.toml  host1.disk/journal.sqlite …    of each host
 //!     vm1.qmp    vm1.agent   vm1.guest  vm1.log   of each VM
 //! ```
 
@@ -16,6 +16,7 @@ use nic_model::VmId;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 
+use super::disk::HostDisk;
 use super::topology::HostName;
 use super::trouble::{Doing, Trouble};
 
@@ -24,6 +25,8 @@ pub type CloudName = VmId;
 
 /// Longest path of a socket (`sun_path` of unix(7), less its terminator).
 const SOCKET_PATH_MAX: usize = 107;
+/// What the name of a disk's directory ends with.
+const DISK: &str = "disk";
 
 /// The directory of one simulated cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,11 +123,27 @@ impl Site {
         lock.into()
     }
 
+    /// Those that are mounted where this process is; nobody can remove them meanwhile.
+    fn unmount_disks(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == DISK) {
+                HostDisk::unmount(&path);
+            }
+        }
+        Ok(())
+    }
+
     /// It goes by another name first, so that a process which has yet to end cannot put anything
     /// new into it.
     fn sweep_directory(&self) -> io::Result<()> {
         let mut going = self.directory.clone().into_os_string();
         going.push(".gone");
+        self.unmount_disks()?;
         unless_missing(fs::remove_dir_all(&going))?;
         unless_missing(fs::rename(&self.directory, &going))?;
         unless_missing(fs::remove_dir_all(&going))
@@ -173,10 +192,16 @@ impl Site {
         self.file(host.as_str(), "sock")
     }
 
+    /// The disk of a host, on which the journal of its hostd is.
+    #[must_use]
+    pub fn disk(&self, host: &HostName) -> HostDisk {
+        HostDisk::at(self.file(host.as_str(), DISK))
+    }
+
     /// The journal of a host's hostd.
     #[must_use]
     pub fn journal(&self, host: &HostName) -> PathBuf {
-        self.file(host.as_str(), "sqlite")
+        self.file(host.as_str(), DISK).join("journal.sqlite")
     }
 
     /// The configuration of a host's hostd.

@@ -151,6 +151,8 @@ impl Snapshot {
                 let bytes = from_digits(digits).ok_or_else(|| SnapshotError::Digits(host.clone()));
                 let bytes = bytes.doing(&doing)?;
                 if !bytes.is_empty() {
+                    let disk = path.parent().unwrap_or(path);
+                    std::fs::create_dir_all(disk).doing(&doing)?;
                     std::fs::write(path, bytes).doing(&doing)?;
                 }
             }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use hypervisor::Descriptor;
 use hypervisor_qmp::client::MonitorStream;
-use misbehaviour::Effect;
+use misbehaviour::{Effect, Side};
 use nic_model::{VmId, VmRunId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
@@ -186,7 +186,7 @@ impl<S> ChannelEnd<S> {
         let effect = self.boundary.stage.consult(operation, Some(&vm), None)?;
         if effect == Effect::Stall {
             self.state = State::Stalled;
-        } else if matches!(effect, Effect::Cut(_)) {
+        } else if effect == Effect::Cut(Side::Before) {
             self.state = State::Cut;
         }
         Some(effect)
@@ -221,6 +221,11 @@ impl<S: AsyncWrite + Unpin> ChannelEnd<S> {
         match effect {
             None => self.poll_through(context, bytes),
             Some(Effect::Lose) => Poll::Ready(Ok(bytes.len())),
+            Some(Effect::Cut(Side::After)) => {
+                let written = ready!(self.poll_through(context, bytes))?;
+                self.state = State::Cut;
+                Poll::Ready(Ok(written))
+            }
             Some(Effect::Corrupt) => self.poll_through(context, &corrupted(bytes)),
             Some(Effect::Duplicate) => {
                 let written = ready!(self.poll_through(context, bytes))?;
@@ -328,7 +333,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ChannelEnd<S> {
                     let room = buffer.remaining().min(twice.len());
                     buffer.put_slice(&twice[..room]);
                 }
-                Some(Effect::Cut(_) | Effect::Stall) => {
+                Some(Effect::Cut(Side::After)) => this.state = State::Cut,
+                Some(Effect::Cut(Side::Before) | Effect::Stall) => {
                     buffer.set_filled(before);
                     return this.poll_state();
                 }

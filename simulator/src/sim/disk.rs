@@ -353,6 +353,16 @@ fn checked(batch: Batch) -> Result<Changes, CommitError> {
     Ok(changes)
 }
 
+/// Which rows a batch puts, where a rule wants something of them later.
+fn rows_of(batch: &Batch, later: Option<&Effect>) -> Vec<Address> {
+    let put = |change: &Change| match change {
+        Change::Put(row) => Some((row.kind, row.key.clone())),
+        Change::Remove { .. } => None,
+    };
+    let changes = batch.changes.iter().filter(|_| later.is_some());
+    changes.filter_map(put).collect()
+}
+
 /// The journal on a [`Disk`], as one life of hostd has it open.
 #[derive(Debug)]
 pub struct DiskJournal {
@@ -363,13 +373,15 @@ pub struct DiskJournal {
 }
 
 impl DiskJournal {
-    /// What a rule has in store for this commit; `Ok` when it goes on.
-    async fn misbehave(&self, batch: &Batch) -> Result<(), CommitError> {
+    /// What a rule has in store for this commit; `Ok` when it goes on, with what is left of the rule
+    /// for when it is durable.
+    async fn misbehave(&self, batch: &Batch) -> Result<Option<Effect>, CommitError> {
         match self.stage.consult("journal.commit", None, None) {
             Some(Effect::Delay(span)) => sleep(span.0).await,
             // What is kept back is for batches that give something up.
             Some(Effect::DiskFull) if batch.room == Room::Free => return Err(CommitError::Full),
             Some(Effect::Crash(Side::Before)) => self.die("crash before commit").await,
+            later @ Some(Effect::Crash(Side::After) | Effect::Corrupt) => return Ok(later),
             Some(Effect::FsyncError) => {
                 self.write_perhaps(batch);
                 return Err(CommitError::Broken(Arc::new(std::io::Error::other(
@@ -378,7 +390,20 @@ impl DiskJournal {
             }
             Some(_) | None => {}
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// What is left of a rule, once the batch is durable.
+    async fn misbehave_later(&self, later: Option<Effect>, written: &[Address]) {
+        match later {
+            Some(Effect::Corrupt) => {
+                for (kind, key) in written {
+                    self.disk.tear(*kind, key);
+                }
+            }
+            Some(_) => self.die("crash after commit").await,
+            None => {}
+        }
     }
 
     /// After a sync that has failed nobody knows what is on the disk.
@@ -417,7 +442,8 @@ impl Journal for DiskJournal {
 
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let number = self.life.may_begin("commit").await;
-        self.misbehave(&batch).await?;
+        let later = self.misbehave(&batch).await?;
+        let rows = rows_of(&batch, later.as_ref());
         self.life.or_never(true).await;
         self.note(&batch);
         let written = lock(&self.disk.0).write(batch);
@@ -430,6 +456,7 @@ impl Journal for DiskJournal {
             }
         };
         sleep_until(durable_at).await;
+        self.misbehave_later(later, &rows).await;
         self.life
             .or_never(self.life.ends_effect(number, "commit"))
             .await;

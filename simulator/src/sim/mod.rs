@@ -15,6 +15,7 @@
 //! have the same.
 
 mod boundary;
+mod direction;
 mod disk;
 mod host;
 mod life;
@@ -28,6 +29,7 @@ mod trace;
 mod vm;
 mod world;
 
+pub use direction::Director;
 pub use disk::{Disk, DiskJournal};
 pub use host::Host;
 pub use life::{Death, Life};

@@ -231,8 +231,26 @@ impl SimPorts {
         }
     }
 
-    async fn misbehave(&self, operation: &str, nic: Option<&NicId>) -> Result<(), Cause> {
-        match self.stage.consult(operation, None, nic) {
+    /// Does something, or what a rule has in store for it.
+    async fn unless_ruled<T>(
+        &self,
+        operation: &str,
+        nic: Option<&NicId>,
+        work: impl Future<Output = Result<T, Cause>>,
+    ) -> Result<T, Cause> {
+        let effect = self.stage.consult(operation, None, nic);
+        let dies_after = effect == Some(Effect::Crash(Side::After));
+        self.misbehave(operation, effect).await?;
+        let done = work.await?;
+        if dies_after {
+            self.life.end(operation);
+            self.life.or_never(false).await;
+        }
+        Ok(done)
+    }
+
+    async fn misbehave(&self, operation: &str, effect: Option<Effect>) -> Result<(), Cause> {
+        match effect {
             Some(Effect::Delay(span)) => sleep(span.0).await,
             Some(Effect::Error { text, .. }) => return Err(text.into()),
             Some(Effect::Stall) => std::future::pending().await,
@@ -292,7 +310,6 @@ impl SimPorts {
     }
 
     async fn try_make(&self, spec: &PortSpec) -> Result<Port, Cause> {
-        self.misbehave("port.make", Some(&spec.nic)).await?;
         let tap = spec.nic.tap_name();
         let queues = self
             .life
@@ -325,7 +342,6 @@ impl SimPorts {
     }
 
     async fn try_isolate(&self, nic: &NicId) -> Result<(), Cause> {
-        self.misbehave("port.isolate", Some(nic)).await?;
         let name = nic.tap_name();
         if lock(&self.links.0).taps.contains_key(&name) {
             self.walk(&name, &ISOLATE).await?;
@@ -334,7 +350,6 @@ impl SimPorts {
     }
 
     async fn try_remove(&self, nic: &NicId) -> Result<(), Cause> {
-        self.misbehave("port.remove", Some(nic)).await?;
         let name = nic.tap_name();
         if !lock(&self.links.0).taps.contains_key(&name) {
             return Ok(());
@@ -359,7 +374,8 @@ impl SimPorts {
 #[async_trait]
 impl PortProvider for SimPorts {
     async fn make(&self, spec: &PortSpec) -> Result<Port, MakePortError> {
-        self.try_make(spec).await.map_err(|cause| MakePortError {
+        let making = self.unless_ruled("port.make", Some(&spec.nic), self.try_make(spec));
+        making.await.map_err(|cause| MakePortError {
             nic: spec.nic.clone(),
             step: "obey",
             cause,
@@ -368,12 +384,16 @@ impl PortProvider for SimPorts {
 
     async fn isolate(&self, nic: &NicId) -> Result<(), IsolatePortError> {
         let nic = nic.clone();
-        let isolated = self.try_isolate(&nic).await;
-        isolated.map_err(|cause| IsolatePortError { nic, cause })
+        let isolating = self.unless_ruled("port.isolate", Some(&nic), self.try_isolate(&nic));
+        isolating
+            .await
+            .map_err(|cause| IsolatePortError { nic, cause })
     }
 
     async fn remove(&self, nic: &NicId, claim: RemovalClaim) -> Result<(), RemovePortError> {
-        let removed = self.try_remove(nic).await;
+        let removed = self
+            .unless_ruled("port.remove", Some(nic), self.try_remove(nic))
+            .await;
         drop(claim);
         let nic = nic.clone();
         removed.map_err(|cause| RemovePortError { nic, cause })
@@ -384,19 +404,22 @@ impl PortProvider for SimPorts {
     }
 
     async fn ports(&self) -> Result<Vec<PortView>, ListPortsError> {
-        self.misbehave("port.list", None)
-            .await
-            .map_err(ListPortsError)?;
-        let links = lock(&self.links.0);
-        Ok(links.taps.iter().filter_map(view_of).collect())
+        let list = async {
+            let links = lock(&self.links.0);
+            Ok(links.taps.iter().filter_map(view_of).collect())
+        };
+        let listed = self.unless_ruled("port.list", None, list);
+        listed.await.map_err(ListPortsError)
     }
 
     async fn port(&self, nic: &NicId) -> Result<Option<PortView>, ListPortsError> {
-        let looked = self.misbehave("port.list", Some(nic)).await;
-        looked.map_err(ListPortsError)?;
-        let links = lock(&self.links.0);
-        let found = links.taps.get_key_value(&nic.tap_name());
-        Ok(found.and_then(view_of))
+        let look = async {
+            let links = lock(&self.links.0);
+            let found = links.taps.get_key_value(&nic.tap_name());
+            Ok(found.and_then(view_of))
+        };
+        let looked = self.unless_ruled("port.list", Some(nic), look);
+        looked.await.map_err(ListPortsError)
     }
 }
 

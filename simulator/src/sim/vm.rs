@@ -24,6 +24,7 @@ use fake_qemu::{
 };
 use hypervisor::Descriptor;
 use linux_network::Carrier;
+use misbehaviour::{CueOrder, Pace, Transition};
 use nic_model::{MacAddr, NicId, PciPath, PowerState, VmId, VmRunId};
 use oracle::DeviceView;
 use tokio::sync::mpsc;
@@ -180,6 +181,47 @@ impl SimVm {
     /// Resets it, as its button does.
     pub fn reset(&self) {
         self.with_qemu(|qemu| qemu.act(GuestAct::Reset));
+    }
+
+    /// Sets the pace of a transition, of the guest that runs and of those to come.
+    pub fn set_pace(&self, transition: Transition, pace: Pace) {
+        self.change(|settings| settings.kernel.set_pace(transition, pace));
+        if let Some(guest) = self.guest_handle() {
+            guest.set_pace(transition, pace);
+        }
+    }
+
+    /// Does as a script has it, if it is on: to its clocks, or to what waits to be told.
+    pub fn follow(&self, order: CueOrder) {
+        let guest = self.guest_handle();
+        match order {
+            CueOrder::Step => guest.iter().for_each(|guest| guest.step()),
+            CueOrder::Clock(order) => {
+                guest.iter().for_each(|guest| guest.set_clock(order));
+                self.with_qemu(|qemu| qemu.set_clock(order));
+            }
+        }
+    }
+
+    /// How its guests' kernels behave.
+    #[must_use]
+    pub fn kernel(&self) -> KernelSettings {
+        lock(&self.0.state).settings.kernel.clone()
+    }
+
+    /// Has the kernel of its guest, and those to come, behave otherwise.
+    pub fn set_kernel(&self, kernel: KernelSettings) {
+        self.change(|settings| settings.kernel = kernel.clone());
+        if let Some(guest) = self.guest_handle() {
+            guest.with_kernel(|running| *running.settings_mut() = kernel);
+        }
+    }
+
+    /// What waits in its guest for looks or to be told waits no longer.
+    pub fn hurry(&self) {
+        if let Some(guest) = self.guest_handle() {
+            guest.with_kernel(fake_guest::kernel::Kernel::hurry);
+        }
     }
 
     /// Does something with its QEMU, if one runs.
@@ -367,6 +409,10 @@ impl Surroundings<Descriptor> for GuestSide {
             QemuSignal::Announce { .. } => {}
         }
         Vec::new()
+    }
+
+    fn looked(&mut self) {
+        self.guest.look();
     }
 
     fn backend(&mut self, change: BackendChange<Descriptor>) {

@@ -10,7 +10,7 @@ use fake_guest::kernel::KernelSettings;
 use fake_qemu::{Hardware, HardwareError, Profile};
 use hostd::config::{Config, ConfigError};
 use hostd::store::OpenStoreError;
-use misbehaviour::Rulebook;
+use misbehaviour::{Rulebook, World};
 use nic_model::{InvalidId, VmId};
 use oracle::{Moment, Violation};
 use tokio::time::Instant;
@@ -124,7 +124,7 @@ impl Sim {
     /// # Errors
     /// When the plan cannot be carried out.
     pub fn make_without_hostd(plan: &Plan) -> Result<Self, MakeError> {
-        let stage = Stage::new(plan.seed, Rulebook::new(plan.seed), plan.keeping);
+        let stage = Stage::new(plan.seed, Rulebook::of(World::Sim, plan.seed), plan.keeping);
         let hardware = Arc::new(Hardware::with_root_ports(plan.profile, plan.slots)?);
         let stand_in = Arc::new(std::fs::File::open("/dev/null")?);
         let mut hosts = Vec::new();

@@ -29,6 +29,10 @@ async fn a_cloud_does_not_wait_for_a_guest_that_is_held_up() {
             &format!("[[rule]]\n{boot}effect = \"ignore\"\n"),
             GuestState::Down,
         ),
+        (
+            &format!("[[rule]]\n{boot}effect = {{ crash = \"before\" }}\n"),
+            GuestState::Down,
+        ),
     ] {
         let bed = Bed::of(User::Own);
         let rules = bed.file("rules.toml", script);
@@ -54,7 +58,7 @@ async fn a_cloud_that_does_not_come_up_leaves_nothing() {
     let bed = Bed::of(User::Own);
     let rules = bed.file(
         "rules.toml",
-        "[[rule]]\nname = \"b\"\noperation = \"guest.boot\"\neffect = { crash = \"before\" }\n",
+        "[[rule]]\nname = \"b\"\noperation = \"qmp.qmp_capabilities\"\neffect = { crash = \"before\" }\n",
     );
 
     let ended = bed.run(&["up", "--vms", "1", "--rules", &rules]).await;

@@ -89,8 +89,24 @@ async fn rules_with_a_mistake_are_refused_with_the_field() {
             "effect: disk-full cannot happen to guest.plug",
         ),
         (
-            "[[rule]]\nname = \"a\"\noperation = \"journal.commit\"\neffect = \"disk-full\"\n",
-            "journal.commit is done by real programs",
+            "[[rule]]\nname = \"a\"\noperation = \"journal.commit\"\neffect = \"fsync-error\"\n",
+            "the kernel syncs hostd's file there",
+        ),
+        (
+            "[[rule]]\nname = \"a\"\noperation = \"event.DEVICE_GONE\"\neffect = \"lose\"\n",
+            "there is no operation \"event.DEVICE_GONE\"",
+        ),
+        (
+            "[[rule]]\nname = \"a\"\noperation = \"guest.plug\"\neffect = \"lose\"\nvm = \"vm9\"\n",
+            "vm: there is no VM vm9",
+        ),
+        (
+            "[[pace]]\ntransition = \"lease\"\npace = \"manual\"\n",
+            "unknown variant `lease`",
+        ),
+        (
+            "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\nvm = \"vm9\"\n",
+            "pace 1: vm: there is no VM vm9",
         ),
         ("[[pace]]\ntransition = \"plug\"\npace = \"soon\"\n", "soon"),
         ("seeds = 3\n", "seeds"),

@@ -2,8 +2,10 @@
 
 use host_api::client::{Answer, ClientError, Progress};
 use host_api::{NicState, Problem, ProblemCode};
-use misbehaviour::{Effect, Rule, When};
-use simulator::netns::{ClockOrder, ClockRequest, Page, RulePage};
+use misbehaviour::{ClockOrder, Effect, Pace, PaceRule, Rule, Side, Transition, When};
+use simulator::netns::{ClockRequest, GuestState, Page, RulePage};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 
 use crate::support::{Bed, Cloud, User, attach, nic_on_blue, until};
 
@@ -125,7 +127,7 @@ async fn a_rule_that_could_do_nothing_is_refused() {
         ),
         (
             rule("c", "port.make", Effect::Stall),
-            "done by real programs",
+            "ports are links of the real kernel",
         ),
         (
             Rule {
@@ -254,15 +256,39 @@ async fn a_transition_can_wait_for_looks() {
             .success()
     );
 
-    // hostd looks at the hardware again and again while it waits.
-    cloud.nic_in("vm1", "web").await;
+    let nic = begin(&cloud).await;
+    until("the device waits to be probed", async || {
+        waits(&cloud).await
+    })
+    .await;
+
+    look(&cloud, 3).await;
+
+    until("the NIC is in use", async || {
+        cloud.state_of(&nic).await == NicState::InUse
+    })
+    .await;
+}
+
+/// Looks at `vm1` so often, beside whatever hostd does.
+async fn look(cloud: &Cloud, times: usize) {
+    let mut monitor = UnixStream::connect(&cloud.started.state.vms[0].monitor)
+        .await
+        .unwrap();
+    let query = "{\"execute\": \"query-status\"}\n".repeat(times);
+    monitor.write_all(query.as_bytes()).await.unwrap();
+    let mut answers = BufReader::new(monitor).lines();
+    // The greeting comes before.
+    for _ in 0..=times {
+        answers.next_line().await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn a_qemu_that_crashes_takes_its_guest_along() {
     let cloud = Cloud::of_two().await;
     let control = cloud.started.control();
-    let crash = Effect::Crash(misbehaviour::Side::After);
+    let crash = Effect::Crash(Side::After);
     control
         .post("/v1/rules", &rule("boom", "qmp.device_add", crash))
         .await
@@ -279,4 +305,115 @@ async fn a_qemu_that_crashes_takes_its_guest_along() {
             .iter()
             .any(|event| event.text.starts_with("VM vm1 is off"))
     );
+}
+
+#[tokio::test]
+async fn a_full_disk_is_hostds_until_the_rule_goes() {
+    let cloud = Cloud::of_two().await;
+    let control = cloud.started.control();
+    let nic = cloud.nic_in("vm1", "web").await;
+    control
+        .post(
+            "/v1/rules",
+            &rule("full", "journal.commit", Effect::DiskFull),
+        )
+        .await
+        .unwrap();
+
+    let refused = problem(cloud.create("vm2", "web").await);
+    let settled = host_api::client::Mutation {
+        wait: Some("20s".parse().unwrap()),
+        ..Default::default()
+    };
+    let detached = cloud.hostd().detach_nic(&nic.id, &settled).await.unwrap();
+    control.delete("/v1/rules/full").await.unwrap();
+    let again = cloud.nic_in("vm2", "web").await;
+
+    assert_eq!(refused.code, ProblemCode::JournalFull);
+    assert_eq!(detached.nic.state, NicState::Available);
+    assert_eq!(again.state, NicState::InUse);
+}
+
+#[tokio::test]
+async fn a_pace_or_a_clock_that_could_do_nothing_is_refused() {
+    let cloud = Cloud::of_two().await;
+    let control = cloud.started.control();
+    let pace = PaceRule {
+        transition: Transition::Plug,
+        vm: Some("vm9".parse().unwrap()),
+        pace: Pace::Manual,
+    };
+    let clock = ClockRequest {
+        vm: None,
+        order: ClockOrder::Speed(-1.0),
+    };
+
+    let no_vm = control.post("/v1/paces", &pace).await.unwrap_err();
+    let no_speed = control.post("/v1/clock", &clock).await.unwrap_err();
+
+    let (no_vm, no_speed) = (no_vm.cause.to_string(), no_speed.cause.to_string());
+    assert!(no_vm.contains("vm: there is no VM vm9"), "{no_vm}");
+    assert!(no_speed.contains("speed: -1 is not between"), "{no_speed}");
+}
+
+#[tokio::test]
+async fn a_file_has_orders_for_later() {
+    let bed = Bed::of(User::Own);
+    let rules = bed.file(
+        "rules.toml",
+        "[[pace]]\ntransition = \"plug\"\npace = \"after 10m\"\nvm = \"vm1\"\n\
+         [[pace]]\ntransition = \"plug\"\npace = \"manual\"\nvm = \"vm2\"\n\
+         [[clock]]\norder = { speed = 1000 }\n[[step]]\nat = \"4s\"\n",
+    );
+    let cloud = bed.up(&["--vms", "2", "--rules", &rules]).await;
+
+    cloud.nic_in("vm2", "web").await;
+    cloud.nic_in("vm1", "web").await;
+}
+
+/// Whether the guest in `vm1` is in this state, and its QEMU runs.
+async fn guest_is(cloud: &Cloud, state: GuestState) -> bool {
+    let page: Page = cloud.started.control().get("/").await.unwrap();
+    let vm = page.vms.iter().find(|vm| vm.id.as_str() == "vm1").unwrap();
+    let guest = vm.hardware.as_ref().map(|hardware| hardware.guest);
+    vm.pid.is_some() && guest == Some(state)
+}
+
+#[tokio::test]
+async fn a_guest_that_panics_leaves_its_qemu_waiting_for_a_reset() {
+    let cloud = Cloud::of_two().await;
+    let panic = Rule {
+        times: Some(1),
+        ..rule("panic", "guest.plug", Effect::Crash(Side::Before))
+    };
+    let control = cloud.started.control();
+    control.post("/v1/rules", &panic).await.unwrap();
+    begin(&cloud).await;
+    until("the guest is down", async || {
+        guest_is(&cloud, GuestState::Down).await
+    })
+    .await;
+
+    let reset = cloud.bed.run(&["vm", "reset", "vm1"]).await;
+
+    assert!(reset.status.success(), "{reset:?}");
+    until("the guest is up again", async || {
+        guest_is(&cloud, GuestState::Up).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_guest_that_resets_itself_while_it_boots_boots_again() {
+    let bed = Bed::of(User::Own);
+    let rules = bed.file(
+        "rules.toml",
+        "[[rule]]\nname = \"b\"\noperation = \"guest.boot\"\ntimes = 2\neffect = \"reset\"\n",
+    );
+    let cloud = bed.up(&["--vms", "1", "--rules", &rules]).await;
+
+    cloud.nic_in("vm1", "web").await;
+
+    let rules: Vec<RulePage> = cloud.started.control().get("/v1/rules").await.unwrap();
+    assert_eq!(rules[0].done, 2);
 }

@@ -67,7 +67,7 @@ impl FakeDhcpClient {
 impl DhcpClient for FakeDhcpClient {
     async fn stop(self) {
         let lost = self.wire.consult("dhcp.release");
-        let heard = !matches!(lost, Some(Effect::Lose | Effect::Refuse));
+        let heard = lost != Some(Effect::Lose);
         if self.holds.load(Ordering::Relaxed)
             && heard
             && let Some(segment) = self.wire.segment()

@@ -227,7 +227,7 @@ impl FakeLinkEvents {
         }
         let nic = kernel.nic_of(self.netns.inode(), index);
         let effect = kernel.consult("guest.link-event", nic.as_ref());
-        matches!(effect, Some(Effect::Lose | Effect::Ignore))
+        effect == Some(Effect::Lose)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guest_agent::kernel::Errno;
 use guest_agent::{Channel, IdentifyBy, Settings, Task};
-use misbehaviour::Effect;
+use misbehaviour::{BOOT_LOOP, Clock, ClockOrder, Effect, Pace};
 use nic_model::{NicId, PciPath};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -33,6 +33,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct State {
     kernel: Kernel,
+    /// What its kernel takes the time from, over the time in which its virtual CPUs run.
+    clock: Clock,
     /// What the driver waits for.
     armed: Option<Duration>,
     /// Since when the virtual CPUs stand still.
@@ -68,6 +70,7 @@ impl Inner {
             signals,
             state: Mutex::new(State {
                 kernel,
+                clock: Clock::default(),
                 armed: None,
                 paused_at: None,
                 stood_still: Duration::ZERO,
@@ -128,7 +131,8 @@ impl Inner {
         let state = self.state();
         let runs = state.paused_at.is_none();
         let due = state.armed.filter(|_| runs)?;
-        Some(self.origin + state.stood_still + due)
+        let ran = self.ran(&state);
+        Some(Instant::now() + state.clock.real_until(due, ran)?)
     }
 
     /// Takes what has come of the kernel already, which is not given the time: the driver does
@@ -162,6 +166,7 @@ impl Inner {
                 let exit = state.exits.remove(&key);
                 exit.iter().for_each(|exit| exit.notify_waiters());
             }
+            Output::Reset => self.signal(GuestSignal::Reset),
             Output::NameGone => {
                 state.names_gone += 1;
                 state.name_reader.take().into_iter().for_each(Waker::wake);
@@ -184,21 +189,30 @@ impl Inner {
 
     /// Powers the kernel on or resets it, or has rules see to it that this goes wrong.
     pub(super) fn boot(self: &Arc<Self>, how: impl FnOnce(&mut Kernel)) {
-        let effect = self.consult("guest.boot", None);
-        let longer = match &effect {
-            Some(Effect::Delay(span)) => span.0,
-            _ => Duration::ZERO,
-        };
-        self.with(|kernel| {
-            let usual = kernel.settings_mut().boot.firmware;
-            kernel.settings_mut().boot.firmware = usual + longer;
-            how(kernel);
-            kernel.settings_mut().boot.firmware = usual;
-            match effect {
-                None | Some(Effect::Delay(_)) => {}
-                Some(_) => kernel.hang(),
+        match self.consult("guest.boot", None) {
+            None => self.with(how),
+            Some(Effect::Delay(span)) => self.with(|kernel| {
+                let usual = kernel.settings_mut().clone();
+                let settings = kernel.settings_mut();
+                settings.boot.firmware += span.0;
+                settings.boot_pace = usual.boot_pace.map(|_| Pace::After(span));
+                how(kernel);
+                *kernel.settings_mut() = usual;
+            }),
+            Some(Effect::Reset) => self.with(|kernel| {
+                how(kernel);
+                kernel.hang_and_reset(BOOT_LOOP);
+            }),
+            Some(Effect::Crash(_)) => {
+                self.with(how);
+                self.panic();
             }
-        });
+            // What is left is never to boot.
+            Some(_) => self.with(|kernel| {
+                how(kernel);
+                kernel.hang();
+            }),
+        }
     }
 
     /// The guest asks its hypervisor for a reset, as a keyboard controller does.
@@ -266,8 +280,23 @@ impl Inner {
         self.port.stall(Stalled::No);
     }
 
-    /// How long the virtual CPUs have run.
+    /// Changes the clock. What is due by it from now on is done at once.
+    pub(super) fn set_clock(self: &Arc<Self>, order: ClockOrder) {
+        self.with_state(|state| {
+            let ran = self.ran(state);
+            state.clock.obey(ran, order);
+        });
+        self.with(|_kernel| {});
+        self.rearm.notify_one();
+    }
+
+    /// What time it is in the guest, since it was made.
     fn uptime(&self, state: &State) -> Duration {
+        state.clock.now(self.ran(state))
+    }
+
+    /// How long the virtual CPUs have run.
+    fn ran(&self, state: &State) -> Duration {
         let now = state.paused_at.unwrap_or_else(Instant::now);
         now.duration_since(self.origin)
             .saturating_sub(state.stood_still)

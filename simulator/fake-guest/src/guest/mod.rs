@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use guest_agent::Task;
 use guest_agent::kernel::Carrier;
-use misbehaviour::{Effect, Transition};
+use misbehaviour::{ClockOrder, Effect, Pace, Transition};
 use nic_model::{MacAddr, NetnsName, NicId, PciPath, VmId};
 use tokio::sync::mpsc;
 
@@ -211,12 +211,28 @@ impl FakeGuest {
 
     /// Somebody has looked at the guest: what waits for looks comes nearer.
     pub fn look(&self) {
-        self.inner.with(Kernel::look);
+        let waits = |state: &mut inner::State| state.kernel().waits_for_looks();
+        if self.inner.take(waits) {
+            self.inner.with(Kernel::look);
+        }
     }
 
-    /// Does what waits to be told.
-    pub fn step(&self, transition: Transition) {
-        self.inner.with(|kernel| kernel.step(transition));
+    /// Does what has waited longest to be told.
+    pub fn step(&self) {
+        self.inner.with(Kernel::step);
+    }
+
+    /// Sets the pace of a transition from now on. A native slot and a guest that refuses or ignores
+    /// requests have no pace at which they let go.
+    pub fn set_pace(&self, transition: Transition, pace: Pace) {
+        self.inner
+            .with(|kernel| kernel.settings_mut().set_pace(transition, pace));
+    }
+
+    /// Changes the clock of the kernel: what goes by time in it goes by this clock. The agent is a
+    /// program of its own, with a clock of its own.
+    pub fn set_clock(&self, order: ClockOrder) {
+        self.inner.set_clock(order);
     }
 
     /// Does anything else to the kernel: what the parts above do not offer.

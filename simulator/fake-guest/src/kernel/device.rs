@@ -11,7 +11,6 @@
 use std::time::Duration;
 
 use guest_agent::kernel::{Carrier, Errno, LinkIndex};
-use misbehaviour::Transition;
 use nic_model::{LinkName, MacAddr, NetnsInode, PciPath};
 
 use super::link::LinkId;
@@ -120,7 +119,7 @@ impl Kernel {
             (Unplug::LetsGo(pace), UnplugState::NotAsked) => {
                 let timer = Timer::LetGo(path.clone(), number);
                 if late.is_zero() {
-                    self.at_pace(Transition::Unplug, pace, timer);
+                    self.at_pace(pace, timer);
                 } else {
                     self.after(late, timer);
                 }
@@ -239,7 +238,7 @@ impl Kernel {
         device.state = DeviceState::Seen;
         let timer = Timer::Probe(path.clone(), device.number);
         match device.handling {
-            Handling::Usual => self.at_pace(Transition::Plug, self.settings.probe, timer),
+            Handling::Usual => self.at_pace(self.settings.probe, timer),
             Handling::Late(late) => self.after(late, timer),
             Handling::Never | Handling::Refused => {}
         }
@@ -309,6 +308,10 @@ impl Kernel {
         if let Some(device) = self.devices.get_mut(path) {
             device.unplug = UnplugState::NotAsked;
         }
+    }
+
+    pub(super) fn is_numbered(&self, path: &PciPath, number: u64) -> bool {
+        self.numbered(path, number).is_some()
     }
 
     fn numbered(&self, path: &PciPath, number: u64) -> Option<&Device> {

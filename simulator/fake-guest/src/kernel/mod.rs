@@ -81,6 +81,8 @@ pub enum Output {
     ProcessEnded(ProcessKey),
     /// A name of a namespace has gone.
     NameGone,
+    /// It asks for a reset of its machine.
+    Reset,
 }
 
 /// The kernel of one guest.
@@ -167,6 +169,14 @@ impl Kernel {
         }
     }
 
+    /// It gets nowhere, and resets itself so much later.
+    pub fn hang_and_reset(&mut self, later: Duration) {
+        if self.phase != Phase::Off {
+            self.hang();
+            self.after(later, Timer::ResetsItself(self.lives));
+        }
+    }
+
     /// How far it has come.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -201,7 +211,10 @@ impl Kernel {
         self.own = self.new_namespace();
         self.start_init();
         self.enter(Phase::Firmware);
-        self.after(self.settings.boot.firmware, Timer::KernelRuns(self.lives));
+        match self.settings.boot_pace {
+            None => self.after(self.settings.boot.firmware, Timer::KernelRuns(self.lives)),
+            Some(pace) => self.at_pace(pace, Timer::Booted(self.lives)),
+        }
     }
 
     fn forget_everything(&mut self) {

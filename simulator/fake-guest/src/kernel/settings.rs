@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use misbehaviour::{Pace, Span};
+use misbehaviour::{Pace, Span, Transition};
 
 /// What does not change while a guest lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct KernelSettings {
     pub seed: u64,
     /// How long it takes to boot.
     pub boot: BootTimes,
+    /// How fast all of a boot goes instead of that, where somebody has said it.
+    pub boot_pace: Option<Pace>,
     /// From the plug to the link. Measured: 0.1 s under emulation.
     pub probe: Pace,
     /// What it does when it is asked to let go of a device.
@@ -73,6 +75,19 @@ pub enum RenameWhileUp {
     Refused,
 }
 
+impl KernelSettings {
+    /// Sets the pace of a transition. A native slot and a guest that refuses or ignores requests
+    /// have no pace at which they let go.
+    pub fn set_pace(&mut self, transition: Transition, pace: Pace) {
+        match (transition, &mut self.unplug) {
+            (Transition::Boot, _) => self.boot_pace = Some(pace),
+            (Transition::Plug, _) => self.probe = pace,
+            (Transition::Unplug, Unplug::LetsGo(usual)) => *usual = pace,
+            (Transition::Unplug, Unplug::Native | Unplug::Refuses | Unplug::Ignores) => {}
+        }
+    }
+}
+
 impl Default for KernelSettings {
     /// As Debian 12: Linux 6.1 with systemd-udevd, asked by ACPI, and booted at once.
     fn default() -> Self {
@@ -80,6 +95,7 @@ impl Default for KernelSettings {
         Self {
             seed: 0,
             boot: BootTimes::NONE,
+            boot_pace: None,
             probe: pace(100),
             unplug: Unplug::LetsGo(pace(50)),
             rename_after: Some(Duration::from_millis(20)),

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use misbehaviour::{Pace, Transition};
+use misbehaviour::Pace;
 use nic_model::{NetnsInode, PciPath};
 
 use super::link::LinkId;
-use super::{Kernel, Phase};
+use super::{Kernel, Output, Phase};
 
 /// What is due. Each names what it was meant for so closely that it does nothing to a successor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Timer {
     /// The firmware is done, in this life.
     KernelRuns(u64),
+    /// All of the boot is done, in this life.
+    Booted(u64),
+    /// It asks for a reset, in this life.
+    ResetsItself(u64),
     /// The kernel looks for devices, in this life.
     HotplugWorks(u64),
     /// The agent is started, in this life.
@@ -34,7 +38,6 @@ pub(super) enum Timer {
 /// Something that does not go by time.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    transition: Transition,
     /// Looks that are left; `None` where somebody has to say so.
     polls: Option<u32>,
     timer: Timer,
@@ -69,9 +72,42 @@ impl Kernel {
         self.fire_waiting(|waiting| waiting.polls == Some(0));
     }
 
-    /// Does what waits to be told, and whatever else of that kind is under way.
-    pub fn step(&mut self, transition: Transition) {
-        self.fire_waiting(|waiting| waiting.transition == transition);
+    /// Whether anything waits for looks.
+    #[must_use]
+    pub fn waits_for_looks(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.polls.is_some())
+    }
+
+    /// Does what has waited longest to be told.
+    pub fn step(&mut self) {
+        let told = |waiting: &Waiting| waiting.polls.is_none() && self.is_current(&waiting.timer);
+        if let Some(index) = self.waiting.iter().position(told) {
+            let waiting = self.waiting.remove(index);
+            self.fire(waiting.timer);
+        }
+    }
+
+    /// Does everything that waits for looks or to be told.
+    pub fn hurry(&mut self) {
+        self.fire_waiting(|_| true);
+    }
+
+    /// Whether what a timer is meant for is still there.
+    fn is_current(&self, timer: &Timer) -> bool {
+        match timer {
+            Timer::Probe(path, number) | Timer::LetGo(path, number) => {
+                self.is_numbered(path, *number)
+            }
+            Timer::KernelRuns(_)
+            | Timer::Booted(_)
+            | Timer::ResetsItself(_)
+            | Timer::HotplugWorks(_)
+            | Timer::AgentRuns(_)
+            | Timer::Rename(_)
+            | Timer::PowerDown(..)
+            | Timer::Eject(..)
+            | Timer::Teardown(_) => true,
+        }
     }
 
     fn fire_waiting(&mut self, is_due: impl Fn(&Waiting) -> bool) {
@@ -91,18 +127,14 @@ impl Kernel {
         self.advance(self.now);
     }
 
-    pub(super) fn at_pace(&mut self, transition: Transition, pace: Pace, timer: Timer) {
+    pub(super) fn at_pace(&mut self, pace: Pace, timer: Timer) {
         let polls = match pace {
-            Pace::Instant => return self.after(Duration::ZERO, timer),
+            Pace::Instant | Pace::AfterPolls(0) => return self.after(Duration::ZERO, timer),
             Pace::After(span) => return self.after(span.0, timer),
             Pace::AfterPolls(polls) => Some(polls),
             Pace::Manual => None,
         };
-        self.waiting.push(Waiting {
-            transition,
-            polls,
-            timer,
-        });
+        self.waiting.push(Waiting { polls, timer });
     }
 
     fn fire(&mut self, timer: Timer) {
@@ -117,7 +149,15 @@ impl Kernel {
                 self.after(self.settings.boot.agent, Timer::AgentRuns(boot));
             }
             Timer::AgentRuns(boot) if boot == self.lives => self.enter(Phase::Up),
+            Timer::Booted(boot) if boot == self.lives => {
+                self.enter(Phase::NoHotplug);
+                self.enter(Phase::NoAgent);
+                self.find_devices();
+                self.enter(Phase::Up);
+            }
+            Timer::ResetsItself(life) if life == self.lives => self.outputs.push(Output::Reset),
             Timer::KernelRuns(_) | Timer::HotplugWorks(_) | Timer::AgentRuns(_) => {}
+            Timer::Booted(_) | Timer::ResetsItself(_) => {}
             Timer::Probe(path, number) => self.probe(&path, number),
             Timer::Rename(link) => self.rename_by_udev(link),
             Timer::LetGo(path, number) => self.let_go(&path, number),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use agent_protocol::Phase;
 use fake_guest::GuestSignal;
 use fake_guest::kernel::{BootTimes, KernelSettings, Unplug};
-use misbehaviour::{Pace, Transition};
+use misbehaviour::Pace;
 use tokio::time::{Instant, timeout};
 
 use crate::bed::{Bed, static_binding};
@@ -156,7 +156,7 @@ async fn what_is_manual_or_counts_looks_waits_for_them() {
 
     bed.guest.request_unplug(&path());
     assert_eq!(signal(&mut bed).await, None);
-    bed.guest.step(Transition::Unplug);
+    bed.guest.step();
 
     assert_eq!(signal(&mut bed).await, Some(GuestSignal::Ejected(path())));
 }

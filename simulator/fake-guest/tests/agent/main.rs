@@ -12,6 +12,7 @@ mod containers;
 mod fake;
 mod faults;
 mod hotplug;
+mod paces;
 
 use fake::Fake;
 

@@ -26,6 +26,7 @@ impl<D, S: Surroundings<D>> State<D, S> {
         monitor: MonitorId,
         message: &Result<Value, JsonError>,
     ) -> Carried {
+        self.surroundings.looked();
         let request = message.as_ref().ok().and_then(|message| {
             let (name, about) = subject(message)?;
             Some((message, self.consult(&format!("qmp.{name}"), about)?))
@@ -109,7 +110,8 @@ impl<D, S: Surroundings<D>> State<D, S> {
 
     /// Tells an event, or does what the rules say instead.
     pub(super) fn event(&mut self, name: &'static str, message: &Value, line: Vec<u8>) {
-        let about = message["data"]["device"].as_str();
+        let data = &message["data"];
+        let about = data["device"].as_str().or_else(|| data["name"].as_str());
         let effect = self.consult(&format!("event.{name}"), about);
         match effect {
             Some(Effect::Delay(span)) => {

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use misbehaviour::{Clock, Rulebook, Speed};
+use misbehaviour::{ClockOrder, Rulebook};
 use nic_model::VmId;
 
 use crate::hardware::Hardware;
@@ -51,6 +51,10 @@ pub trait Surroundings<D>: Host<D> + Send {
 
     /// A network backend has come or gone.
     fn backend(&mut self, change: BackendChange<D>);
+
+    /// A monitor's client gives a command, which is yet to be carried out: whoever waits for
+    /// something looks at the machine again and again.
+    fn looked(&mut self) {}
 }
 
 /// The rules of one or many machines.
@@ -138,15 +142,10 @@ impl<D, S: Surroundings<D>> FakeQemu<D, S> {
         self.lock().has_ended()
     }
 
-    /// Lets its time pass at another speed.
-    pub fn set_speed(&self, speed: Speed) {
+    /// Changes its clock.
+    pub fn set_clock(&self, order: ClockOrder) {
         self.lock()
-            .change_clock(|clock, real| clock.set_speed(real, speed));
-    }
-
-    /// Lets its time jump ahead.
-    pub fn step(&self, by: Duration) {
-        self.lock().change_clock(|clock, _| Clock::step(clock, by));
+            .change_clock(|clock, real| clock.obey(real, order));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<D, S>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use fake_qemu::driver::memory::{ClientEnd, pair};
 use fake_qemu::driver::{AnyTap, Ending, FakeQemu, LetsGo, PlainGuest, Settings};
 use fake_qemu::{Hardware, MonitorId, Profile};
-use misbehaviour::{Rulebook, Script};
+use misbehaviour::{Rulebook, Script, World};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -29,10 +29,11 @@ pub(crate) fn hardware() -> Hardware {
 /// Starts a machine whose guest lets go after a time, under these rules.
 pub(crate) fn start(hardware: Hardware, lets_go: LetsGo, rules: &str) -> Qemu {
     let script: Script = toml::from_str(rules).unwrap();
+    let rules = Rulebook::from_script(World::Sim, &script).unwrap();
     let settings = Settings {
         hardware: Arc::new(hardware),
         vm: Some("vm1".parse().unwrap()),
-        rules: Arc::new(Mutex::new(Rulebook::from_script(&script).unwrap())),
+        rules: Arc::new(Mutex::new(rules)),
         epoch: EPOCH,
     };
     let host = AnyTap;

@@ -36,14 +36,14 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use misbehaviour::{PaceRule, Rule};
+use misbehaviour::{ClockOrder, ClockRule, PaceRule, Rule, Script, Span};
 use nic_model::VmId;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
-use super::cloud::{Cloud, OrderError};
+use super::cloud::{Cloud, OrderError, is_of_the_host};
 use super::event_log::Event;
-use super::machine::{ClockOrder, Order, RuleStatus, Status};
+use super::machine::{Order, RuleStatus, Status};
 use super::snapshot::{self, Snapshot};
 use super::topology::HostName;
 use super::trouble::{Doing, Trouble, in_full};
@@ -151,7 +151,7 @@ impl IntoResponse for OrderError {
         let status = match &self {
             Self::NoHost(_) | Self::NoVm(_) | Self::NoRule(_) => StatusCode::NOT_FOUND,
             Self::Off(_) | Self::On(_) | Self::RuleTaken(_) => StatusCode::CONFLICT,
-            Self::Rule(_) => StatusCode::BAD_REQUEST,
+            Self::Script(_) => StatusCode::BAD_REQUEST,
             Self::Trouble(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let error = in_full(&self);
@@ -183,7 +183,8 @@ async fn rules(State(cloud): State<Cloud>) -> Json<Vec<RulePage>> {
     }
     let page = |rule: Rule| {
         let same = done.iter().filter(|status| status.rule.name == rule.name);
-        let done = same.map(|status| status.done).sum();
+        let standing = u64::from(is_of_the_host(&rule));
+        let done = same.map(|status| status.done).sum::<u64>() + standing;
         RulePage { rule, done }
     };
     Json(cloud.plan().script.rules.into_iter().map(page).collect())
@@ -224,6 +225,15 @@ async fn set_clock(
     State(cloud): State<Cloud>,
     Json(request): Json<ClockRequest>,
 ) -> Result<StatusCode, OrderError> {
+    let clock = ClockRule {
+        at: Span::default(),
+        vm: request.vm.clone(),
+        order: request.order,
+    };
+    cloud.check(&Script {
+        clocks: vec![clock],
+        ..Script::default()
+    })?;
     let order = Order::Clock(request.order);
     match request.vm {
         Some(vm) => drop(cloud.give(&vm, &order).await?),

@@ -9,13 +9,16 @@
 //!
 //! One task does all of it, one thing after the other, so what the guest sees has one order.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use fake_qemu::driver::{FakeQemu, SharedRules};
 use fake_qemu::{BackendChange, GuestAct, GuestDevice, GuestSignal};
 use linux_network::{AdminState, LinkEvent, LinkWatch};
-use misbehaviour::{Clock, Effect, Occasion, Pace, Paces, Transition};
+use misbehaviour::{
+    BOOT_LOOP, Clock, ClockOrder, Cue, CueOrder, Effect, Occasion, Pace, Paces, Transition,
+};
 use nic_model::{NicId, PciPath, VmId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -23,7 +26,7 @@ use tokio::time::Instant;
 use super::around::{Around, Told};
 use super::guest_process::GuestProcess;
 use super::orders::{Answer, GuestState, Order, RuleStatus, Status, TransitionStatus};
-use super::transitions::{Moment, Pending, Transitions, Until};
+use super::transitions::{Moment, Pending, Transitions, Turn, Until};
 use super::wiring::Wiring;
 use crate::netns::plan::Programs;
 use crate::netns::site::Site;
@@ -47,6 +50,8 @@ pub(super) struct Parts {
     pub(super) polls: watch::Receiver<u64>,
     pub(super) rules: SharedRules,
     pub(super) paces: Paces,
+    /// Orders that the script has for this VM, by the real clock, the next one first.
+    pub(super) cues: VecDeque<Cue>,
     pub(super) wiring: Wiring,
 }
 
@@ -86,6 +91,7 @@ enum Woken {
     Polled,
     GuestEnded,
     Due,
+    Cued,
 }
 
 impl Hardware {
@@ -125,6 +131,7 @@ impl Hardware {
                     self.parts.qemu.act(GuestAct::Reset);
                     Ok(())
                 }
+                Woken::Cued => self.follow_cues().await,
                 Woken::Polled | Woken::Due => Ok(()),
             };
             let done = match done {
@@ -139,6 +146,7 @@ impl Hardware {
 
     async fn wake(&mut self) -> Result<Woken, Trouble> {
         let due = self.next_due();
+        let cued = self.parts.cues.front().map(|cue| self.began + cue.at.0);
         let guest_ended = async {
             match &mut self.guest {
                 Some(guest) => guest.ended().await,
@@ -154,6 +162,7 @@ impl Hardware {
             () = guest_ended => Ok(Woken::GuestEnded),
             Some(path) = parts.wiring.next_lost() => Ok(Woken::Lost(path)),
             Ok(()) = parts.polls.changed() => Ok(Woken::Polled),
+            () = sleep_until(cued) => Ok(Woken::Cued),
             () = sleep_until(due) => Ok(Woken::Due),
         }
     }
@@ -312,8 +321,8 @@ impl Hardware {
             Some(Effect::Delay(span)) => pace = Pace::After(span),
             Some(Effect::Refuse) => return self.refuse(transition, path),
             Some(Effect::Ignore | Effect::Lose) => return Ok(()),
-            Some(Effect::Reset) => self.parts.qemu.act(GuestAct::Reset),
-            Some(Effect::Crash(_)) => self.parts.qemu.kill(),
+            Some(Effect::Reset) => return self.reset_itself(transition, now),
+            Some(Effect::Crash(_)) => return self.panic().await,
             Some(Effect::Eject(span)) => {
                 // It is plugged in, and so much later the guest lets go of it by itself.
                 let unasked = (Transition::Unplug, path.clone(), Pace::After(span));
@@ -333,12 +342,31 @@ impl Hardware {
         }
     }
 
+    /// A guest that resets itself over a device finds it when it boots; one that does so while it
+    /// boots is on for a while.
+    fn reset_itself(&mut self, transition: Transition, now: Moment) -> Result<(), Trouble> {
+        match transition {
+            Transition::Boot => self.transitions.reset_at(now.time + BOOT_LOOP),
+            Transition::Plug | Transition::Unplug => self.parts.qemu.act(GuestAct::Reset),
+        }
+        Ok(())
+    }
+
+    /// The guest's kernel is no more, and says so; the machine waits for a reset or its end.
+    async fn panic(&mut self) -> Result<(), Trouble> {
+        self.transitions.forget(None);
+        if let Some(guest) = self.guest.take() {
+            guest.kill().await;
+        }
+        self.parts.qemu.act(GuestAct::Panic);
+        Ok(())
+    }
+
     fn consult(&self, transition: Transition, path: Option<&PciPath>) -> Option<Effect> {
         let operation = match transition {
             Transition::Boot => "guest.boot",
             Transition::Plug => "guest.plug",
             Transition::Unplug => "guest.unplug",
-            Transition::Lease => return None,
         };
         let nic = path.and_then(|path| self.nic_at(path));
         let mut rules = self
@@ -382,6 +410,10 @@ impl Hardware {
 
     async fn finish(&mut self, pending: Pending) -> Result<(), Trouble> {
         match (pending.transition, pending.path) {
+            (Transition::Boot, _) if pending.turn == Turn::Reset => {
+                self.parts.qemu.act(GuestAct::Reset);
+                Ok(())
+            }
             (Transition::Boot, _) => self.boot().await,
             (Transition::Plug, Some(path)) => self.arrive(&path).await,
             (Transition::Unplug, Some(path)) => {
@@ -389,7 +421,7 @@ impl Hardware {
                 self.parts.qemu.act(GuestAct::Ejected { path });
                 Ok(())
             }
-            (Transition::Plug | Transition::Unplug, None) | (Transition::Lease, _) => Ok(()),
+            (Transition::Plug | Transition::Unplug, None) => Ok(()),
         }
     }
 
@@ -453,28 +485,38 @@ impl Hardware {
             Order::RemoveRule(name) => drop(rules().remove(&name)),
             Order::ClearRules => rules().clear(),
             Order::SetPace(pace) => self.parts.paces.set(pace),
-            Order::Clock(order) => self.set_clock(order)?,
-            Order::Step => {
-                if let Some(pending) = self.transitions.step() {
-                    self.finish(pending).await?;
-                }
+            Order::Clock(order) => {
+                order.speed().doing("change the clock")?;
+                self.set_clock(order);
             }
+            Order::Step => self.step().await?,
             Order::Reset => self.parts.qemu.act(GuestAct::Reset),
         }
         Ok(Answer::Done)
     }
 
-    fn set_clock(&mut self, order: super::ClockOrder) -> Result<(), Trouble> {
-        match order.speed().doing("change the clock")? {
-            Some(speed) => {
-                self.clock.set_speed(self.began.elapsed(), speed);
-                self.parts.qemu.set_speed(speed);
-            }
-            None => {
-                if let super::ClockOrder::Step(by) = order {
-                    self.clock.step(by.0);
-                    self.parts.qemu.step(by.0);
-                }
+    fn set_clock(&mut self, order: ClockOrder) {
+        self.clock.obey(self.began.elapsed(), order);
+        self.parts.qemu.set_clock(order);
+    }
+
+    /// Does the transition that has waited longest to be told.
+    async fn step(&mut self) -> Result<(), Trouble> {
+        match self.transitions.step() {
+            Some(pending) => self.finish(pending).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Does what the script has for now.
+    async fn follow_cues(&mut self) -> Result<(), Trouble> {
+        let passed = self.began.elapsed();
+        while let Some(cue) = self.parts.cues.front().filter(|cue| cue.at.0 <= passed) {
+            let order = cue.order;
+            self.parts.cues.pop_front();
+            match order {
+                CueOrder::Clock(order) => self.set_clock(order),
+                CueOrder::Step => self.step().await?,
             }
         }
         Ok(())

@@ -18,12 +18,13 @@ mod orders;
 mod transitions;
 mod wiring;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fake_qemu::Hardware as MachineParts;
 use fake_qemu::driver::{FakeQemu, Settings, SharedRules};
-use misbehaviour::{Operation, Paces, Rule, Rulebook};
+use misbehaviour::{Cue, Paces, Rulebook, Script, World};
 use nic_model::VmId;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,6 +32,7 @@ use self::around::Around;
 use self::hardware::{Hardware, Ordered, Parts};
 use self::orders::Answer;
 use self::wiring::Wiring;
+use super::cloud::is_of_the_host;
 use super::guest::READY;
 use super::plan::Plan;
 use super::site::Site;
@@ -38,12 +40,9 @@ use super::topology::Vm;
 use super::trouble::{Doing, Trouble};
 use super::{lines, runtime};
 
-pub use orders::{ClockOrder, GuestState, RuleStatus, Status, TransitionStatus};
+pub use orders::{GuestState, RuleStatus, Status, TransitionStatus};
 pub(crate) use orders::{Order, give};
 pub(crate) use wiring::let_go_for;
-
-/// What rules can change in this world; the rest of a cloud is real here.
-const FAMILIES: [&str; 3] = ["qmp.", "event.", "guest."];
 
 /// Orders that wait: more than one person or test gives.
 const ORDERS_MAX: usize = 64;
@@ -52,50 +51,6 @@ const ORDERS_MAX: usize = 64;
 #[derive(Debug, thiserror::Error)]
 #[error("the plan has no such VM")]
 struct NotPlanned;
-
-/// A rule that could do nothing in this world.
-#[derive(Debug, thiserror::Error)]
-pub enum RuleError {
-    /// Nor in any other.
-    #[error("rule {name:?} cannot be followed: {cause}")]
-    Impossible {
-        /// Which.
-        name: String,
-        /// Why.
-        cause: misbehaviour::RuleError,
-    },
-    /// What it is about is not simulated.
-    #[error(
-        "rule {name:?} cannot be followed: operation: {operation} is done by real programs in this \
-         world; what is simulated is qmp.NAME, event.NAME and guest.NAME"
-    )]
-    Real {
-        /// Which.
-        name: String,
-        /// About what.
-        operation: Operation,
-    },
-}
-
-/// Whether a rule has any effect in this world.
-///
-/// # Errors
-/// Why it has none.
-pub fn check_rule(rule: &Rule) -> Result<(), RuleError> {
-    let name = || rule.name.clone();
-    rule.check().map_err(|cause| RuleError::Impossible {
-        name: name(),
-        cause,
-    })?;
-    let operation = rule.operation.to_string();
-    if FAMILIES.iter().any(|family| operation.starts_with(family)) {
-        return Ok(());
-    }
-    Err(RuleError::Real {
-        name: name(),
-        operation: rule.operation.clone(),
-    })
-}
 
 /// Is the VM `vm` until it is told to quit, or is killed.
 ///
@@ -112,7 +67,8 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
     let vm = &plan.topology.vms[number];
     let (poll_sender, polls) = watch::channel(0);
     let (around, told) = Around::new(polls.clone())?;
-    let rules = Rulebook::from_script(&plan.script).doing("take in the rules")?;
+    let rules = Rulebook::from_script(World::Netns, &of_vms(&plan.script));
+    let rules = rules.doing("take in the rules")?;
     let rules: SharedRules = Arc::new(Mutex::new(rules));
     let qemu = FakeQemu::start(settings(vm, rules.clone())?, around);
     let monitor = lines::listen(&site.monitor(&vm.id))?;
@@ -129,6 +85,7 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
         polls,
         rules,
         paces: Paces::new(&plan.script.paces),
+        cues: cues_for(&vm.id, &plan.script),
         wiring: Wiring::new(vm.id.clone(), number).await?,
     };
     let hardware = Hardware::new(parts).await?;
@@ -142,6 +99,20 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
         failed = monitor::serve(&qemu, monitor::SPARE, &spare, &poll_sender) => failed,
         () = take_orders(control, order_sender) => Ok(()),
     }
+}
+
+/// Without the rules about hosts, at which no VM is asked.
+fn of_vms(script: &Script) -> Script {
+    let rules = script.rules.iter().filter(|rule| !is_of_the_host(rule));
+    Script {
+        rules: rules.cloned().collect(),
+        ..script.clone()
+    }
+}
+
+fn cues_for(vm: &VmId, script: &Script) -> VecDeque<Cue> {
+    let cues = script.cues().into_iter();
+    cues.filter(|cue| cue.is_for(vm)).collect()
 }
 
 fn settings(vm: &Vm, rules: SharedRules) -> Result<Settings, Trouble> {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use misbehaviour::{PaceRule, Rule, Span, Speed};
+use misbehaviour::{ClockOrder, PaceRule, Rule};
 use serde::{Deserialize, Serialize};
 
 use crate::netns::lines;
@@ -35,35 +35,6 @@ pub(crate) enum Order {
     Step,
     /// Resets the machine, as by `system_reset`.
     Reset,
-}
-
-/// What is to become of a clock.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClockOrder {
-    /// It stands still.
-    Freeze,
-    /// It goes on as fast as the real one.
-    Run,
-    /// It goes so many times as fast as the real one.
-    Speed(f64),
-    /// It jumps ahead.
-    Step(Span),
-}
-
-impl ClockOrder {
-    /// The speed that is asked for, if one is.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub(crate) fn speed(self) -> Result<Option<Speed>, misbehaviour::SpeedError> {
-        match self {
-            Self::Freeze => Ok(Some(Speed::FROZEN)),
-            Self::Run => Ok(Some(Speed::REAL)),
-            Self::Speed(factor) => Speed::new(factor).map(Some),
-            Self::Step(_) => Ok(None),
-        }
-    }
 }
 
 /// An answer.

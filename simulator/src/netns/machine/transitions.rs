@@ -22,6 +22,17 @@ pub(super) struct Pending {
     pub(super) path: Option<PciPath>,
     /// What it waits for.
     pub(super) until: Until,
+    /// What it comes to.
+    pub(super) turn: Turn,
+}
+
+/// What a transition comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is done.
+    Usual,
+    /// The guest resets itself instead.
+    Reset,
 }
 
 /// What a transition waits for.
@@ -69,12 +80,23 @@ impl Transitions {
             transition,
             path,
             until,
+            turn: Turn::Usual,
         };
         if until == Until::At(now.time) {
             return Some(pending);
         }
         self.pending.push(pending);
         None
+    }
+
+    /// Begins a boot that ends in a reset at a time of the simulated clock.
+    pub(super) fn reset_at(&mut self, time: Duration) {
+        self.pending.push(Pending {
+            transition: Transition::Boot,
+            path: None,
+            until: Until::At(time),
+            turn: Turn::Reset,
+        });
     }
 
     /// Keeps one whose time has come while the guest does not execute.
