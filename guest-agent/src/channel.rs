@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::ready;
 
@@ -97,8 +98,8 @@ async fn carry(stream: impl AsyncRead + AsyncWrite, queues: Queues) -> io::Resul
 /// channel is quiet for most of its life, and a simulator has ten thousand of them.
 async fn read(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     poll_fn(|context| {
-        let mut buffer = [0; READ_SIZE];
-        let mut read = ReadBuf::new(&mut buffer);
+        let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
+        let mut read = ReadBuf::uninit(&mut buffer);
         ready!(Pin::new(&mut *reader).poll_read(context, &mut read))?;
         Ok(read.filled().to_vec()).into()
     })

@@ -77,6 +77,18 @@ pub(super) fn step(state: State, byte: u8) -> Step {
     }
 }
 
+/// How many bytes at the beginning leave the machine where it is and belong to its token: the plain
+/// text of a string, which most of every message is.
+pub(super) fn plain_text(state: State, bytes: &[u8]) -> usize {
+    let quote = match state {
+        State::Double => b'"',
+        State::Single => b'\'',
+        _ => return 0,
+    };
+    let ends = |&byte: &u8| byte < 0x20 || byte == quote || matches!(byte, b'\\' | 0xfe | 0xff);
+    bytes.iter().position(ends).unwrap_or(bytes.len())
+}
+
 fn start(byte: u8) -> Step {
     match byte {
         b'"' => Step::Goes(State::Double),

@@ -130,17 +130,23 @@ fn string(token: &[u8]) -> Result<String, JsonError> {
     // The quotes themselves.
     let mut rest = &token[1..token.len() - 1];
     let mut text = String::with_capacity(rest.len());
-    while let Some(&byte) = rest.first() {
-        rest = match byte {
-            b'\\' => escape(rest, token, &mut text)?,
-            0x20..=0x7f => {
-                text.push(char::from(byte));
-                &rest[1..]
-            }
-            _ => multibyte(rest, &mut text)?,
+    loop {
+        rest = plain(rest, &mut text);
+        rest = match rest.first() {
+            None => return Ok(text),
+            Some(b'\\') => escape(rest, token, &mut text)?,
+            Some(_) => multibyte(rest, &mut text)?,
         };
     }
-    Ok(text)
+}
+
+/// Takes over what stands for itself, and leaves the rest.
+fn plain<'a>(bytes: &'a [u8], text: &mut String) -> &'a [u8] {
+    let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7f) && *byte != b'\\';
+    let length = bytes.iter().take_while(|byte| is_plain(byte)).count();
+    let (plain, rest) = bytes.split_at(length);
+    text.push_str(std::str::from_utf8(plain).expect("ASCII is UTF-8"));
+    rest
 }
 
 fn escape<'a>(rest: &'a [u8], token: &[u8], text: &mut String) -> Result<&'a [u8], JsonError> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::lexer::{Kind, State, Step, step};
+use super::lexer::{Kind, State, Step, plain_text, step};
 use super::parser;
 
 /// Most bytes of tokens in a message, and most of one token (`MAX_TOKEN_SIZE` in QEMU's
@@ -48,9 +48,22 @@ pub struct MessageReader {
 impl MessageReader {
     /// Takes bytes in; every message that ends in them is added to `messages`.
     pub fn feed(&mut self, bytes: &[u8], messages: &mut Vec<Result<Value, JsonError>>) {
-        for &byte in bytes {
+        let mut rest = bytes;
+        while let Some((&byte, after)) = rest.split_first() {
+            let plain = plain_text(self.state, rest).min(self.room_in_token());
+            if plain > 0 {
+                self.text.extend_from_slice(&rest[..plain]);
+                rest = &rest[plain..];
+                continue;
+            }
             while !self.take(byte, messages) {}
+            rest = after;
         }
+    }
+
+    /// Bytes that the token being read may have besides.
+    fn room_in_token(&self) -> usize {
+        TOKEN_BYTES_MAX.saturating_sub(self.text.len() - self.token_start)
     }
 
     /// One step; whether the byte has been used up.
