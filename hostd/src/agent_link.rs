@@ -11,13 +11,11 @@
 //! guest that reads nothing blocks nobody but this task. Whose agent it is follows from the
 //! channel alone.
 
+mod wire;
+
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use agent_protocol::{
@@ -25,7 +23,6 @@ use agent_protocol::{
     SessionNonce, VersionRange, WantedNic,
 };
 use nic_model::{BootId, NicId, VmId};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -33,11 +30,10 @@ use crate::pace::Pace;
 use crate::sabotage::{self, Sabotage};
 use crate::supervisor::{Course, Supervisor};
 use crate::surroundings::{ChannelStream, Surroundings};
+use wire::{Outgoing, move_bytes};
 
 /// Declarations under way from a worker; it has at most one for each NIC of its VM at a time.
 const QUEUE: usize = 64;
-/// Bytes read at once: a few frames.
-const READ_BYTES: usize = 16 * 1024;
 /// How long connecting to the channel may take: QEMU accepts at once or never (it serves one).
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// How soon a broken channel is tried again, first and at most.
@@ -45,9 +41,6 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// How long a session that ended by itself is left ended: not so short that a guest that ends each
 /// at once costs the host a core.
 const RESTART_PAUSE: Duration = Duration::from_millis(10);
-/// How long a guest may leave a frame unread: as for pings that nobody answers, the connection is
-/// over then.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a guest that misbehaved is left alone.
 const PENALTY: Duration = Duration::from_secs(5);
 /// What is kept of one report: the first steps, of which a bind has about ten, the first addresses,
@@ -502,89 +495,6 @@ impl AgentLink {
             .unwrap_or_else(|| self.now() + PENALTY);
         self.origin + next
     }
-}
-
-/// A frame on its way out: writing goes on where it stopped, however often it is interrupted.
-struct Outgoing {
-    frame: Vec<u8>,
-    written: usize,
-    overdue_at: Instant,
-}
-
-impl Outgoing {
-    fn new(frame: Vec<u8>) -> Self {
-        Self {
-            frame,
-            written: 0,
-            overdue_at: Instant::now() + WRITE_TIMEOUT,
-        }
-    }
-
-    fn is_overdue(&self) -> bool {
-        Instant::now() >= self.overdue_at
-    }
-
-    fn poll_write(
-        &mut self,
-        stream: &mut Box<dyn ChannelStream>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<Written>> {
-        let rest = &self.frame[self.written..];
-        self.written += ready!(Pin::new(stream).poll_write(context, rest))?;
-        Poll::Ready(Ok(if self.written == self.frame.len() {
-            Written::Whole
-        } else {
-            Written::InPart
-        }))
-    }
-}
-
-/// How much of a frame has been written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    Whole,
-    InPart,
-}
-
-/// Waits until something has been read or written. Reading comes first, so that what a guest has
-/// said before it hung up is heard; it ends by itself, since the session allows so many bytes. What
-/// is read goes to `receive` at once, from the stack: a line on which nothing happens holds no room
-/// for it.
-async fn move_bytes(
-    stream: &mut Box<dyn ChannelStream>,
-    outgoing: &mut Option<Outgoing>,
-    mut receive: impl FnMut(&[u8]),
-) -> io::Result<()> {
-    poll_fn(|context| {
-        if let Poll::Ready(read) = poll_read(stream, context, &mut receive) {
-            return Poll::Ready(read);
-        }
-        let Some(frame) = outgoing else {
-            return Poll::Pending;
-        };
-        if ready!(frame.poll_write(stream, context))? == Written::Whole {
-            *outgoing = None;
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await
-}
-
-fn poll_read(
-    stream: &mut Box<dyn ChannelStream>,
-    context: &mut Context<'_>,
-    receive: &mut impl FnMut(&[u8]),
-) -> Poll<io::Result<()>> {
-    let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
-    let mut buffer = ReadBuf::uninit(&mut buffer);
-    ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
-    Poll::Ready(match buffer.filled() {
-        [] => Err(io::ErrorKind::UnexpectedEof.into()),
-        filled => {
-            receive(filled);
-            Ok(())
-        }
-    })
 }
 
 async fn connect(surroundings: Surroundings, path: PathBuf) -> io::Result<Box<dyn ChannelStream>> {

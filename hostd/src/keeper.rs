@@ -154,8 +154,8 @@ impl Keeper {
         self.drop_unlisted().await;
     }
 
-    /// VMs that records name, no other hypervisor sees to, and nobody works for yet: one that is not
-    /// listed needs a worker too, or its NICs are never cleaned up.
+    /// VMs that records name, no other hypervisor sees to, and nobody works for yet: one that is
+    /// not listed needs a worker too, or its NICs are never cleaned up.
     fn homes_of_nics(&self) -> Vec<VmId> {
         let Others::MineExcept(others) = &self.backend.others else {
             return Vec::new();

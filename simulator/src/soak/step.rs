@@ -153,8 +153,8 @@ pub(super) fn is_possible(model: &Model, operation: &Operation) -> bool {
     let runs = |vm: VmKey| model.runs(vm);
     match operation {
         Operation::Ask(Request::Create(nic)) => model.standing(*nic) == Standing::Absent,
-        // A hostd that is started anew while that agent is silent hears of no boot, so it cannot know
-        // the container again after the next one.
+        // A hostd that is started anew while that agent is silent hears of no boot, so it cannot
+        // know the container again after the next one.
         Operation::Ask(Request::Move(nic, to)) => {
             model.has_agent(to.vm) || !runs(to.vm) || !is_kept(model, *nic)
         }
