@@ -505,3 +505,16 @@ fn a_deletion_whose_port_cannot_be_removed_yet_is_to_be_asked_for_again() {
 
     assert_fixed(49, steps);
 }
+
+/// The power failed in the instant in which the step began, and what was done in it came after.
+#[test]
+fn a_vm_that_is_switched_on_as_the_power_fails_is_off() {
+    let fails = |after| Trouble::PowerLoss(Blackout::After(after));
+    let on = Operation::Happen(Happening::PowerOn(VmKey(1)));
+    let steps = vec![
+        step(&[create(0)], vec![fails(Duration::from_millis(15))]),
+        step(&[on], vec![fails(Duration::ZERO)]),
+    ];
+
+    assert_fixed(3030, steps);
+}

@@ -22,6 +22,9 @@ use crate::sim::{Host, Life};
 const RESTART: Duration = Duration::from_millis(100);
 /// How often it is looked whether it lives.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long after a step has begun the power fails at the earliest: by then what is done in it has
+/// begun as well, and a VM that it switches on goes off again.
+const SOONEST: Duration = Duration::from_millis(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -123,7 +126,7 @@ impl Storm {
     /// Has the power fail when its time has come; without end.
     pub(crate) async fn darken(&self) -> Breach {
         if let Some(Blackout::After(time)) = self.blackout.get() {
-            sleep(time).await;
+            sleep(time.max(SOONEST)).await;
             self.lose_power();
         }
         std::future::pending().await
