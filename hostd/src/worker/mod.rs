@@ -251,6 +251,9 @@ impl VmWorker {
             match step(&record, &self.seen(&record, &view)) {
                 Next::Rest => {
                     self.tools.board.at_step(id, None);
+                    if let Some(progress) = self.nics.get_mut(id) {
+                        progress.wait_no_more(self.round_began);
+                    }
                     return Rest::Yes;
                 }
                 Next::Wait(blocked) => return self.wait(&record, blocked),

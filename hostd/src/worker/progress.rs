@@ -165,6 +165,11 @@ impl Progress {
         self.held_until.or(self.asked.map(|asked| asked.again_at))
     }
 
+    /// Nothing is waited for: nobody has to wake when patience would have been spent.
+    pub(super) fn wait_no_more(&mut self, since: Instant) {
+        self.patience_until = since;
+    }
+
     /// When this NIC has to be looked at again, unless something happens before: the first that is
     /// due after a round that began at `after`.
     pub(super) fn next_wake(&self, after: Instant) -> Option<Instant> {
