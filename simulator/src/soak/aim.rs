@@ -106,3 +106,68 @@ fn slow(
         effect: Effect::Delay(Span(time)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use oracle::model::{ContainerKey, Happening};
+
+    use super::*;
+    use crate::soak::{Step, first_model};
+
+    const HERE: Spot = Spot {
+        vm: VmKey(0),
+        container: ContainerKey(0),
+    };
+
+    fn after(operations: &[Operation]) -> Model {
+        let mut model = first_model();
+        for operation in operations {
+            model.perform(operation);
+        }
+        model
+    }
+
+    fn create(nic: u8) -> Operation {
+        Operation::Ask(Request::Create(NicKey(nic)))
+    }
+
+    fn start() -> Operation {
+        Operation::Happen(Happening::StartContainer(HERE))
+    }
+
+    #[test]
+    fn rivals_want_the_places_of_one_vm_or_addresses_and_can_be_done_at_once() {
+        let free = after(&[start(), create(0), create(1), create(2)]);
+        let cases = [
+            (&free, Operation::Ask(Request::Attach(NicKey(2), HERE))),
+            (&first_model(), create(2)),
+        ];
+        for (model, last) in cases {
+            let act = rivals(&mut Chance::new(1), model).expect("there are NICs for it");
+
+            assert_eq!(act.operations().len(), RIVALS_MAX);
+            assert_eq!(act.operations().last(), Some(&last));
+            let step = Step {
+                act,
+                troubles: Vec::new(),
+                pause: Duration::ZERO,
+            };
+            assert!(step.is_possible(model), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn only_an_agent_that_is_to_let_go_of_a_link_is_late() {
+        let attach = Operation::Ask(Request::Attach(NicKey(0), HERE));
+        let model = after(&[start(), create(0), attach]);
+        let to = |vm| Operation::Ask(Request::Move(NicKey(0), Spot { vm, ..HERE }));
+        let troubles = |operation| {
+            let act = Act::One(operation);
+            late_agent(&mut Chance::new(1), &model, &act)
+        };
+
+        assert!(!troubles(to(HERE.vm)).is_empty());
+        assert_eq!(troubles(to(VmKey(1))), []);
+        assert_eq!(troubles(create(1)), []);
+    }
+}
