@@ -138,13 +138,17 @@ impl Writer {
     }
 }
 
+/// What it calls a write that failed, of the log or of the log's index.
+const WRITES: [i32; 2] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE];
+
 /// SQLite calls a full disk by its name, but a quota that is used up a failed write, and keeps the
-/// cause to itself (os_unix.c, `seekAndWrite`). Either way the frame that commits was not written,
+/// cause to itself (os_unix.c, `seekAndWrite`); and it has a name of its own for an index of the log
+/// that finds no room to grow (`unixShmMap`). In each case the frame that commits was not written,
 /// which cannot be said of a failed fsync.
 fn is_full(cause: &rusqlite::Error, lacks_room: impl FnOnce() -> bool) -> bool {
     let failed_write = cause
         .sqlite_error()
-        .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_WRITE);
+        .is_some_and(|error| WRITES.contains(&error.extended_code));
     cause.sqlite_error_code() == Some(ErrorCode::DiskFull) || failed_write && lacks_room()
 }
 
@@ -242,6 +246,7 @@ mod tests {
     #[test]
     fn a_used_up_quota_is_a_full_disk() {
         assert!(is_full(&failure(ffi::SQLITE_IOERR_WRITE), || true));
+        assert!(is_full(&failure(ffi::SQLITE_IOERR_SHMSIZE), || true));
         assert!(is_full(&failure(ffi::SQLITE_FULL), || false));
     }
 
