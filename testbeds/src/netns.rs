@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
+use simulator::netns::HostDisk;
 use tokio::process::Command;
 
 use crate::command;
 
 const PREFIX: &str = "nft-";
+/// Where in a world's directory its disk is.
+const DISK: &str = "disk";
 /// `ip` answers in milliseconds; under a full load of builds and guests it may wait its turn.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long processes may take to die before their namespace is removed anyway.
@@ -55,6 +58,12 @@ impl HostNetns {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where a disk of its own can be mounted.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.directory.join(DISK)
     }
 
     /// A program to be run inside, with a `/sys` that shows the namespace's links.
@@ -143,6 +152,7 @@ fn remove(name: &str) {
         std::thread::sleep(Duration::from_millis(5));
     }
     drop(ip_now(&["netns", "del", name]));
+    HostDisk::unmount(&directory_of(name).join(DISK));
     drop(fs::remove_dir_all(directory_of(name)));
 }
 

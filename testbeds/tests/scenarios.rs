@@ -48,8 +48,13 @@ mod scenario {
     pub(crate) mod leaks;
     pub(crate) mod limits;
     pub(crate) mod matrix;
+    mod matrix_causes;
+    mod matrix_injections;
+    pub(crate) mod names;
     pub(crate) mod native;
     pub(crate) mod operator;
+    pub(crate) mod paces;
+    pub(crate) mod ports;
     pub(crate) mod rates;
     pub(crate) mod usable;
 }
@@ -58,7 +63,7 @@ mod scenario {
 fn scenarios() -> Vec<Scenario> {
     use scenario::{
         agent_crashes, attach, containers, crashes, drift, faults_agent, faults_guest, faults_host,
-        faults_qmp, guests, leaks, limits, native, operator, rates,
+        faults_qmp, guests, leaks, limits, names, native, operator, paces, ports, rates,
     };
     [
         leaks::scenarios(),
@@ -76,6 +81,9 @@ fn scenarios() -> Vec<Scenario> {
         faults_guest::scenarios(),
         faults_agent::scenarios(),
         faults_host::scenarios(),
+        names::scenarios(),
+        ports::scenarios(),
+        paces::scenarios(),
     ]
     .concat()
 }

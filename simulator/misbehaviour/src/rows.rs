@@ -57,6 +57,7 @@ const REAL_CHANNEL: Except = except(
     &[World::Netns],
     "hostd and the agents are real programs there, on a real socket",
 );
+const REAL_AGENT: Except = except(&[World::Netns], "the agent is a real program there");
 const NO_DHCP: Except = except(
     &[World::Fleet, World::Netns],
     "no DHCP server is simulated there",
@@ -215,22 +216,31 @@ pub(crate) const ROWS: &[Row] = &[
         // A step of the agent, by its name in the protocol.
         family: "agent",
         members: &[
-            "announce",
             "enter",
             "hold",
             "release",
             "set-addresses",
-            "set-mtu",
-            "set-routes",
             "set-up",
             "verify",
         ],
         effects: &[Delay, Error, Crash(Before), Crash(After)],
         about: About::VmAndNic,
-        except: &[
-            NO_GUEST,
-            except(&[World::Netns], "the agent is a real program there"),
-        ],
+        except: &[NO_GUEST, REAL_AGENT],
+    },
+    Row {
+        // Nothing is asked of the kernel that could fail.
+        family: "agent",
+        members: &["announce"],
+        effects: &[Delay, Crash(Before), Crash(After)],
+        about: About::VmAndNic,
+        except: &[NO_GUEST, REAL_AGENT],
+    },
+    Row {
+        family: "agent",
+        members: &["set-mtu", "set-routes"],
+        effects: &[Delay, Error, Crash(Before), Crash(After)],
+        about: About::VmAndNic,
+        except: &[NO_GUEST, REAL_AGENT, UNASKED],
     },
     Row {
         family: "agent",

@@ -5,4 +5,5 @@
 mod crashes;
 mod determinism;
 mod lives;
+mod rules;
 mod support;

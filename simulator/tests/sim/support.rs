@@ -19,7 +19,11 @@ impl Operator {
     }
 
     pub(crate) async fn create(&self) -> Result<Nic, ClientError> {
-        let request: CreateNic = serde_json::from_str(r#"{"network": "blue"}"#).unwrap();
+        self.create_from(r#"{"network": "blue"}"#).await
+    }
+
+    pub(crate) async fn create_from(&self, request: &str) -> Result<Nic, ClientError> {
+        let request: CreateNic = serde_json::from_str(request).unwrap();
         let answer = self.0.create_nic(&request, &waiting()).await?;
         Ok(answer.nic)
     }

@@ -36,6 +36,19 @@ fn read_now(path: &Path) -> Result<JournalView> {
     })
 }
 
+/// Takes everything out of the log of the journal at `path`: what is written next needs room of its
+/// own then, instead of what the log had before (sqlite.org/pragma.html#pragma_wal_checkpoint).
+///
+/// # Errors
+/// When hostd does not let go of it in time.
+pub(crate) fn shorten_log(path: &Path) -> Result<()> {
+    let connection = for_writing(path)?;
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    anyhow::ensure!(busy == 0, "the log of {} is in use", path.display());
+    Ok(())
+}
+
 /// Writes records and claims that hostd knows nothing of.
 ///
 /// # Errors

@@ -13,9 +13,13 @@ use async_trait::async_trait;
 use host_api::Client;
 use oracle::JournalView;
 
+pub(crate) use journal::shorten_log;
 pub use process::HostdProcess;
 
 use crate::site::{BRIDGE, NETWORK, SUBNET_V4, SUBNET_V6};
+
+/// What its journal is called, wherever it is.
+pub(crate) const JOURNAL: &str = "journal.sqlite";
 
 /// How long hostd leaves alone what has a name of ours and no record: so long that the leak check
 /// finds it, and no longer, since a scenario waits for it.

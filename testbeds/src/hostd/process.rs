@@ -43,13 +43,14 @@ pub struct HostdProcess {
 }
 
 impl HostdProcess {
-    /// Writes the configuration; `hypervisors` is its part about VMs. Nothing is started yet.
+    /// Writes the configuration: where the journal is, and in `hypervisors` its part about VMs.
+    /// Nothing is started yet.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn configure(site: Arc<Site>, hypervisors: &str) -> Result<Self> {
+    pub fn configure(site: Arc<Site>, journal: PathBuf, hypervisors: &str) -> Result<Self> {
         let file = |name: &str| site.directory().join(name);
-        let (socket, journal) = (file("hostd.sock"), file("journal.sqlite"));
+        let socket = file("hostd.sock");
         let configuration = file("hostd.toml");
         let files = format!("socket = {socket:?}\njournal = {journal:?}\n");
         std::fs::write(&configuration, super::configuration(&files, hypervisors))?;

@@ -18,18 +18,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
+use misbehaviour::{CueOrder, PaceRule, Rule};
 use nic_model::{NicId, VmId};
+use oracle::{SystemView, Violation};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use super::{DaemonRestart, World, WorldKind, domain};
+use super::{DaemonRestart, SimWorld, World, WorldKind, domain};
 use crate::command;
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
-use crate::hostd::{Hostd, HostdProcess};
+use crate::hostd::{Hostd, HostdProcess, JOURNAL};
 use crate::inspection::QemuState;
 use crate::site::Site;
 use crate::vm::{VmFiles, VmOptions};
@@ -193,7 +195,8 @@ impl World for LibvirtWorld {
     fn configure_hostd(&self) -> Result<Box<dyn Hostd>> {
         let libvirt = format!("[libvirt]\nuri = {:?}\n", uri(&self.site));
         let site = Arc::clone(&self.site);
-        Ok(Box::new(HostdProcess::configure(site, &libvirt)?))
+        let journal = site.directory().join(JOURNAL);
+        Ok(Box::new(HostdProcess::configure(site, journal, &libvirt)?))
     }
 
     async fn boot(&self, options: &VmOptions) -> Result<Box<dyn Guest>> {
@@ -285,5 +288,32 @@ impl World for LibvirtWorld {
         let log = log.unwrap_or_default();
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
+    }
+    async fn look(&self) -> Result<Option<SystemView>> {
+        Ok(None)
+    }
+
+    fn simulated(&self) -> Result<&SimWorld> {
+        bail!("this world is none in memory")
+    }
+
+    fn breaches(&self) -> Option<Vec<Violation>> {
+        None
+    }
+
+    async fn misbehave(&self, rule: Rule) -> Result<()> {
+        bail!("a real QEMU does as it should, whatever {} says", rule.name)
+    }
+
+    async fn behave(&self, rule: &str) -> Result<u64> {
+        bail!("there is no rule {rule}")
+    }
+
+    async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
+        bail!("a real guest takes its own time for {:?}", pace.transition)
+    }
+
+    async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()> {
+        bail!("{vm} is real and does not follow {order:?}")
     }
 }

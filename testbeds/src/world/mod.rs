@@ -21,9 +21,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use async_trait::async_trait;
-use misbehaviour::Rule;
+use misbehaviour::{CueOrder, PaceRule, Rule};
 use nic_model::{NicId, VmId};
 use oracle::{SystemView, Violation};
 use serde_json::Value;
@@ -95,39 +95,41 @@ pub trait World {
 
     /// Everything at once, where that can be had without asking anybody; `None` where the parts
     /// have to be looked at one by one.
-    async fn look(&self) -> Result<Option<SystemView>> {
-        Ok(None)
-    }
+    async fn look(&self) -> Result<Option<SystemView>>;
 
     /// The simulated world behind it, for what only such a one can do: a scenario that asks for it
     /// says which worlds are none.
     ///
     /// # Errors
     /// When there is none.
-    fn simulated(&self) -> Result<&SimWorld> {
-        bail!("this world is none in memory")
-    }
+    fn simulated(&self) -> Result<&SimWorld>;
 
     /// What is wrong at this very moment; `None` where looking would take too long, or disturb.
-    fn breaches(&self) -> Option<Vec<Violation>> {
-        None
-    }
+    fn breaches(&self) -> Option<Vec<Violation>>;
 
     /// Has something go wrong from now on: a scenario that asks for it says which worlds cannot.
     ///
     /// # Errors
     /// When nothing goes wrong to order here, or the rule cannot be followed.
-    async fn misbehave(&self, _rule: Rule) -> Result<()> {
-        bail!("in this world nothing goes wrong to order")
-    }
+    async fn misbehave(&self, rule: Rule) -> Result<()>;
 
     /// Ends [`Self::misbehave`], and tells how often the rule has been followed.
     ///
     /// # Errors
     /// When there is no such rule.
-    async fn behave(&self, rule: &str) -> Result<u64> {
-        bail!("there is no rule {rule}")
-    }
+    async fn behave(&self, rule: &str) -> Result<u64>;
+
+    /// Sets the pace of a transition of one VM, or of all.
+    ///
+    /// # Errors
+    /// When guests take their own time here.
+    async fn set_pace(&self, pace: &PaceRule) -> Result<()>;
+
+    /// Has a VM's clock go otherwise, or what waits in it to be told be done.
+    ///
+    /// # Errors
+    /// When its clock is the real one, and nothing waits.
+    async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()>;
 }
 
 /// Whether there was a daemon to restart.

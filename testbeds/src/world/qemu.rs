@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
+use misbehaviour::{CueOrder, PaceRule, Rule};
 use nic_model::{NicId, VmId};
+use oracle::{SystemView, Violation};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{DaemonRestart, World, WorldKind, hidden, qmp_vms};
+use super::{DaemonRestart, SimWorld, World, WorldKind, hidden, qmp_vms};
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
-use crate::hostd::{Hostd, HostdProcess};
+use crate::hostd::{Hostd, HostdProcess, JOURNAL};
 use crate::inspection::QemuState;
 use crate::qemu::{Qemu, QemuStart};
 use crate::qmp::Qmp;
@@ -55,7 +57,8 @@ impl World for QemuWorld {
     fn configure_hostd(&self) -> Result<Box<dyn Hostd>> {
         let site = Arc::clone(&self.site);
         let vms = qmp_vms(|vm, ending| site.directory().join(format!("{vm}.{ending}")));
-        let hostd = HostdProcess::configure(Arc::clone(&site), &vms)?;
+        let hostd =
+            HostdProcess::configure(Arc::clone(&site), site.directory().join(JOURNAL), &vms)?;
         Ok(Box::new(hostd))
     }
 
@@ -128,5 +131,32 @@ impl World for QemuWorld {
             logs = format!("{logs}{vm}: {tail}\n");
         }
         logs
+    }
+    async fn look(&self) -> Result<Option<SystemView>> {
+        Ok(None)
+    }
+
+    fn simulated(&self) -> Result<&SimWorld> {
+        bail!("this world is none in memory")
+    }
+
+    fn breaches(&self) -> Option<Vec<Violation>> {
+        None
+    }
+
+    async fn misbehave(&self, rule: Rule) -> Result<()> {
+        bail!("a real QEMU does as it should, whatever {} says", rule.name)
+    }
+
+    async fn behave(&self, rule: &str) -> Result<u64> {
+        bail!("there is no rule {rule}")
+    }
+
+    async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
+        bail!("a real guest takes its own time for {:?}", pace.transition)
+    }
+
+    async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()> {
+        bail!("{vm} is real and does not follow {order:?}")
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn in_memory(scenarios: Vec<Scenario>) -> Vec<Scenario> {
     not_in(
         to_order(scenarios),
         WorldKind::Netns,
-        "disk, ports, channel and agent are real there and do as they should",
+        "ports, channel, agent and the syncing of files are the kernel's and real programs' there, which do as they should: nothing lies between that could be told otherwise",
     )
 }
 
@@ -50,6 +50,14 @@ pub(crate) fn rule_of_the_host(operation: &str, effect: Effect, times: u64) -> R
         when: When::Always,
         times: Some(times),
         effect,
+    })
+}
+
+/// The host's disk is full for as long as this rule is in force.
+pub(crate) fn full_disk() -> Result<Rule> {
+    Ok(Rule {
+        times: None,
+        ..rule_of_the_host("journal.commit", Effect::DiskFull, 1)?
     })
 }
 

@@ -27,12 +27,12 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_guest_that_dawdles_is_waited_for,
         a_guest_that_ejects_a_nic_by_itself,
         an_event_about_another_device_ends_no_detach,
+        a_guest_that_panics_gives_its_nic_back_with_its_end,
     ]);
     let memory = in_memory(scenarios![
         a_guest_that_never_sees_the_device_fails_the_attach,
         a_lost_link_event_is_made_up_for,
         a_nic_that_leaves_while_it_is_being_bound,
-        a_guest_that_panics_gives_its_nic_back_with_its_end,
     ]);
     let everywhere = scenarios![
         a_reset_completes_a_detach,

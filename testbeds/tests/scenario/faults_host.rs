@@ -17,14 +17,12 @@ use testbeds::scenarios;
 use testbeds::vm::VmOptions;
 
 use super::crashes::has_no_port;
-use super::fault::{a_nic_comes_and_goes, in_memory, rule_of_the_host, under};
+use super::fault::{a_nic_comes_and_goes, full_disk, in_memory, rule_of_the_host, to_order, under};
 use super::guests::until_state;
 use super::usable::{has_left, is_usable};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     let memory = in_memory(scenarios![
-        a_full_disk_refuses_new_work_before_anything_is_done,
-        a_full_disk_lets_a_detach_finish,
         a_disk_that_cannot_be_synced_ends_hostd,
         a_slow_disk_slows_and_breaks_nothing,
         what_was_acknowledged_survives_a_power_loss,
@@ -37,7 +35,12 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         hostd_that_dies_again_and_again_gets_there,
         a_wall_clock_that_jumps_changes_nothing,
     ]);
+    let full = to_order(scenarios![
+        a_full_disk_refuses_new_work_before_anything_is_done,
+        a_full_disk_lets_a_detach_finish,
+    ]);
     [
+        full,
         memory,
         scenarios![one_token_sent_by_many_at_once_has_one_effect],
     ]
@@ -57,7 +60,7 @@ async fn a_full_disk_refuses_new_work_before_anything_is_done(bed: &Bed) -> Resu
     let container = vm.guest.make_container().await?;
     let before = bed.host().state().await?;
     let request = nic_into(&vm, container.target());
-    let full = rule_of_the_host("journal.commit", Effect::DiskFull, 1000)?;
+    let full = full_disk()?;
 
     let refused = under(bed, full, async {
         refusal(client.create_nic(&request, &settled()).await)
@@ -77,7 +80,7 @@ async fn a_full_disk_lets_a_detach_finish(bed: &Bed) -> Result<()> {
     let client = bed.client();
     let container = vm.guest.make_container().await?;
     let nic = attach_new(&client, &vm, container.target()).await?;
-    let full = rule_of_the_host("journal.commit", Effect::DiskFull, 1000)?;
+    let full = full_disk()?;
 
     let detached = under(bed, full, detach(&client, &nic.id)).await?;
 

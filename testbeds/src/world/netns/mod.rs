@@ -21,22 +21,23 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
-use misbehaviour::Rule;
+use misbehaviour::{CueOrder, Effect, PaceRule, Rule, World as RuleWorld};
 use nic_model::{NicId, VmId};
+use oracle::{SystemView, Violation};
 use serde_json::{Value, json};
-use simulator::netns::{Plan, Site as CloudSite};
+use simulator::netns::{HostDisk, Plan, Site as CloudSite};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 use self::hardware::{ControlLine, NamespaceHardware};
 use self::shell::TerminalShell;
-use super::{DaemonRestart, VMS, World, WorldKind, hidden, qmp_vms};
+use super::{DaemonRestart, SimWorld, VMS, World, WorldKind, hidden, qmp_vms};
 use crate::guest::shell::{AgentChannel, ScriptedAgent, Shell};
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
-use crate::hostd::{Hostd, HostdProcess};
+use crate::hostd::{Hostd, HostdProcess, JOURNAL, shorten_log};
 use crate::inspection::QemuState;
 use crate::qmp::Qmp;
 use crate::site::{SimulatorPrograms, Site};
@@ -58,6 +59,8 @@ pub struct NetnsWorld {
     options: Mutex<BTreeMap<VmId, VmOptions>>,
     /// Which VM each rule in force is about.
     ruled: Mutex<BTreeMap<String, VmId>>,
+    /// The rules by which the host's disk is full.
+    full: Mutex<BTreeSet<String>>,
 }
 
 impl NetnsWorld {
@@ -77,7 +80,9 @@ impl NetnsWorld {
             programs,
             options: Mutex::new(options),
             ruled: Mutex::default(),
+            full: Mutex::default(),
         };
+        world.disk().mount().context("giving the host a disk")?;
         fs::write(world.keeper(), AGENT_KEEPER)?;
         fs::set_permissions(world.keeper(), Permissions::from_mode(0o755))?;
         Ok(world)
@@ -85,6 +90,15 @@ impl NetnsWorld {
 
     fn keeper(&self) -> PathBuf {
         self.site.directory().join("agent.sh")
+    }
+
+    /// What hostd keeps its journal on.
+    fn disk(&self) -> HostDisk {
+        HostDisk::at(self.site.netns.disk())
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.site.netns.disk().join(JOURNAL)
     }
 
     fn cloud(&self) -> CloudSite {
@@ -162,7 +176,7 @@ impl World for NetnsWorld {
     fn configure_hostd(&self) -> Result<Box<dyn Hostd>> {
         let site = Arc::clone(&self.site);
         let vms = qmp_vms(|vm, ending| site.directory().join(format!("{vm}.{ending}")));
-        let hostd = HostdProcess::configure(Arc::clone(&site), &vms)?;
+        let hostd = HostdProcess::configure(Arc::clone(&site), self.journal(), &vms)?;
         Ok(Box::new(hostd))
     }
 
@@ -239,7 +253,26 @@ impl World for NetnsWorld {
         logs
     }
 
+    async fn look(&self) -> Result<Option<SystemView>> {
+        Ok(None)
+    }
+
+    fn simulated(&self) -> Result<&SimWorld> {
+        bail!("this world is none in memory")
+    }
+
+    fn breaches(&self) -> Option<Vec<Violation>> {
+        None
+    }
+
     async fn misbehave(&self, rule: Rule) -> Result<()> {
+        rule.check_in(RuleWorld::Netns)?;
+        if rule.effect == Effect::DiskFull {
+            shorten_log(&self.journal())?;
+            self.disk().fill()?;
+            self.full.lock().await.insert(rule.name);
+            return Ok(());
+        }
         let vm = rule.vm.clone().context("a rule names its VM here")?;
         self.control(&vm)
             .order(&json!({ "add_rule": rule }))
@@ -249,6 +282,10 @@ impl World for NetnsWorld {
     }
 
     async fn behave(&self, rule: &str) -> Result<u64> {
+        if self.full.lock().await.remove(rule) {
+            self.disk().free()?;
+            return Ok(1);
+        }
         let vm = self.ruled.lock().await.remove(rule);
         let vm = vm.with_context(|| format!("there is no rule {rule}"))?;
         let answer = self.control(&vm).order(&json!("status")).await?;
@@ -260,5 +297,23 @@ impl World for NetnsWorld {
             .order(&json!({ "remove_rule": rule }))
             .await?;
         done.with_context(|| format!("the hardware has no rule {rule}"))
+    }
+
+    async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
+        let on: Vec<VmId> = self.running.lock().await.keys().cloned().collect();
+        for vm in on {
+            self.control(&vm)
+                .order(&json!({ "set_pace": pace }))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()> {
+        let order = match order {
+            CueOrder::Clock(order) => json!({ "clock": order }),
+            CueOrder::Step => json!("step"),
+        };
+        self.control(vm).order(&order).await.map(drop)
     }
 }

@@ -28,7 +28,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use fake_guest::kernel::{BootTimes, KernelSettings, Unplug};
 use fake_qemu::{Hardware, MonitorId, Profile};
-use misbehaviour::{Rule, Rulebook};
+use misbehaviour::{CueOrder, PaceRule, Rule, Rulebook, World as RuleWorld};
 use nic_model::{HotplugMode, NicId, VmId};
 use oracle::{Moment, SystemView, Violation};
 use serde_json::Value;
@@ -101,7 +101,7 @@ impl SimWorld {
     /// # Errors
     /// When hostd does not take its configuration.
     pub fn make(seed: u64) -> Result<Self> {
-        let stage = Stage::new(seed, Rulebook::new(seed), Keeping::Log);
+        let stage = Stage::new(seed, Rulebook::of(RuleWorld::Sim, seed), Keeping::Log);
         let segment = wire::segment()?;
         let hardware = Hardware::with_root_ports(Profile::Qemu7_2, 10)?;
         let settings = VmSettings {
@@ -300,6 +300,19 @@ impl World for SimWorld {
 
     async fn misbehave(&self, rule: Rule) -> Result<()> {
         self.stage.rules().add(rule)?;
+        Ok(())
+    }
+
+    async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
+        let meant = |vm: &&SimVm| pace.vm.as_ref().is_none_or(|id| *id == **vm.id());
+        for vm in self.simulated.vms().values().filter(meant) {
+            vm.set_pace(pace.transition, pace.pace);
+        }
+        Ok(())
+    }
+
+    async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()> {
+        self.vm(vm)?.follow(order);
         Ok(())
     }
 
