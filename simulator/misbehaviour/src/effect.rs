@@ -39,8 +39,8 @@ pub enum Effect {
     Ignore,
     /// The device is taken out by the guest so much later, unasked.
     Eject(Span),
-    /// Who does it dies: a process as by `kill -9`, a guest's kernel by a panic, after which nothing
-    /// runs in the guest until somebody resets or ends the VM.
+    /// Who does it dies: a process as by `kill -9`, a guest's kernel by a panic, after which
+    /// nothing runs in the guest until somebody resets or ends the VM.
     Crash(Side),
     /// The guest is reset: by a command to QEMU when that is done, and by itself when it is about a
     /// device. One that resets itself while it boots is on for [`BOOT_LOOP`] before it does.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   rule: operation, effect, vm, nic, when ──► check in a world ──► in force
-//!                                                     └──► the field that could do nothing, and why
+//!                                                  └──► the field that could do nothing, and why
 //! ```
 //!
 //! One table, which whoever takes rules in asks: a rule that could never do anything is refused

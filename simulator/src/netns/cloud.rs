@@ -326,8 +326,7 @@ impl Cloud {
     /// Makes the disk of a host full if a rule says so, and gives it room if none does.
     fn set_disk(&self, host: &HostName) -> Result<(), Trouble> {
         let disk = self.inner.site.disk(host);
-        let is_full = self.lock().plan.script.rules.iter().any(is_of_the_host);
-        let done = match is_full {
+        let done = match self.lock().plan.script.rules.iter().any(is_of_the_host) {
             true => disk.fill(),
             false => disk.free(),
         };
@@ -335,10 +334,8 @@ impl Cloud {
     }
 
     fn set_disks(&self) -> Result<(), OrderError> {
-        for host in &self.plan().topology.hosts {
-            self.set_disk(host)?;
-        }
-        Ok(())
+        let hosts = self.plan().topology.hosts;
+        Ok(hosts.iter().try_for_each(|host| self.set_disk(host))?)
     }
 
     async fn give_script(&self, vm: &VmId, script: &Script) -> Result<(), OrderError> {

@@ -373,8 +373,8 @@ pub struct DiskJournal {
 }
 
 impl DiskJournal {
-    /// What a rule has in store for this commit; `Ok` when it goes on, with what is left of the rule
-    /// for when it is durable.
+    /// What a rule has in store for this commit; `Ok` when it goes on, with what is left of the
+    /// rule for when it is durable.
     async fn misbehave(&self, batch: &Batch) -> Result<Option<Effect>, CommitError> {
         match self.stage.consult("journal.commit", None, None) {
             Some(Effect::Delay(span)) => sleep(span.0).await,

@@ -58,7 +58,8 @@ async fn a_cloud_that_does_not_come_up_leaves_nothing() {
     let bed = Bed::of(User::Own);
     let rules = bed.file(
         "rules.toml",
-        "[[rule]]\nname = \"b\"\noperation = \"qmp.qmp_capabilities\"\neffect = { crash = \"before\" }\n",
+        "[[rule]]\nname = \"b\"\noperation = \"qmp.qmp_capabilities\"\n\
+         effect = { crash = \"before\" }\n",
     );
 
     let ended = bed.run(&["up", "--vms", "1", "--rules", &rules]).await;

@@ -1,6 +1,6 @@
-//! Every rule that world `sim` takes in is asked about in it; those about monitors are walked through
-//! beside the machine itself, those about DHCP beside the guest that asks for leases, and there also
-//! that about a link whose MTU the hypervisor has not told.
+//! Every rule that world `sim` takes in is asked about in it. Those about monitors are walked
+//! through beside the machine itself; those about DHCP, and about a link whose MTU the hypervisor
+//! has not told, need guests of other worlds, whose own tests have them.
 
 use std::time::Duration;
 

@@ -23,7 +23,8 @@ pub(crate) fn in_memory(scenarios: Vec<Scenario>) -> Vec<Scenario> {
     not_in(
         to_order(scenarios),
         WorldKind::Netns,
-        "ports, channel, agent and the syncing of files are the kernel's and real programs' there, which do as they should: nothing lies between that could be told otherwise",
+        "ports, channel, agent and the syncing of files are the kernel's and real programs' \
+         there, which do as they should: nothing lies between that could be told otherwise",
     )
 }
 

@@ -142,9 +142,9 @@ impl Writer {
 const WRITES: [i32; 2] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_SHMSIZE];
 
 /// SQLite calls a full disk by its name, but a quota that is used up a failed write, and keeps the
-/// cause to itself (os_unix.c, `seekAndWrite`); and it has a name of its own for an index of the log
-/// that finds no room to grow (`unixShmMap`). In each case the frame that commits was not written,
-/// which cannot be said of a failed fsync.
+/// cause to itself (os_unix.c, `seekAndWrite`); and it has a name of its own for an index of the
+/// log that finds no room to grow (`unixShmMap`). In each case the frame that commits was not
+/// written, which cannot be said of a failed fsync.
 fn is_full(cause: &rusqlite::Error, lacks_room: impl FnOnce() -> bool) -> bool {
     let failed_write = cause
         .sqlite_error()

@@ -83,7 +83,19 @@ pub(super) fn plain_text(state: State, bytes: &[u8]) -> usize {
     let quote = match state {
         State::Double => b'"',
         State::Single => b'\'',
-        _ => return 0,
+        State::Start
+        | State::Recovery
+        | State::DoubleEscape
+        | State::SingleEscape
+        | State::Zero
+        | State::Digits
+        | State::Sign
+        | State::Mantissa
+        | State::MantissaDigits
+        | State::Exponent
+        | State::ExponentSign
+        | State::ExponentDigits
+        | State::Keyword => return 0,
     };
     let ends = |&byte: &u8| byte < 0x20 || byte == quote || matches!(byte, b'\\' | 0xfe | 0xff);
     bytes.iter().position(ends).unwrap_or(bytes.len())
