@@ -276,6 +276,7 @@ impl<K: GuestKernel> Agent<K> {
     async fn want(&mut self, wanted: WantedNic, effort: Effort) {
         let id = wanted.nic.clone();
         tracing::info!(nic = %id, generation = wanted.generation, "wanted");
+        self.forget_earlier_at(&wanted).await;
         match self.nics.get_mut(&id) {
             Some(nic) => {
                 let old_target = nic.binding.binding().map(|binding| binding.target.clone());
@@ -302,6 +303,17 @@ impl<K: GuestKernel> Agent<K> {
             }
         }
         self.settle(&id).await;
+    }
+
+    /// A slot goes to another NIC only when the device in it has gone: whichever was wanted there
+    /// before is not any more, even if the host's word of it was lost on the way.
+    async fn forget_earlier_at(&mut self, wanted: &WantedNic) {
+        let others = self.nics.iter().filter(|(id, _)| **id != wanted.nic);
+        let same = others.filter(|(_, nic)| nic.binding.wanted().path == wanted.path);
+        let earlier: Vec<NicId> = same.map(|(id, _)| id.clone()).collect();
+        for id in &earlier {
+            self.forget(id).await;
+        }
     }
 
     async fn forget(&mut self, nic: &NicId) {

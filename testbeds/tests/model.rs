@@ -518,3 +518,26 @@ fn a_vm_that_is_switched_on_as_the_power_fails_is_off() {
 
     assert_fixed(3030, steps);
 }
+
+/// The end of a wish was lost, and its slot given to another NIC: whose link the agent took out of
+/// its container at its next look, to release the one that had long gone.
+#[test]
+fn a_link_in_a_slot_that_was_anothers_stays_in_its_container() {
+    let mut steps = vec![step(&[start(spot(1, 0))], vec![])];
+    steps.extend([0, 1].map(|nic| step(&[create(nic)], vec![])));
+    steps.extend([keep(1), attach(1, spot(1, 0)), detach(1)].map(|one| step(&[one], vec![])));
+    let kill = Trouble::Kill(Kill {
+        moment: Moment::Answer,
+        downtime: Duration::from_millis(2012),
+    });
+    let eject = Operation::Happen(Happening::Eject(NicKey(1)));
+    // One of them is the word of the end.
+    for nth in 1..16 {
+        let mut steps = steps.clone();
+        let lost = once("channel.to-guest", nth, Effect::Lose);
+        steps.push(step(&[eject], vec![lost, kill.clone()]));
+        steps.push(step(&[attach(0, spot(1, 0))], vec![]));
+
+        assert_fixed(3346, steps);
+    }
+}
