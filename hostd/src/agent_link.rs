@@ -16,6 +16,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_protocol::{
@@ -57,7 +58,7 @@ pub struct AgentView {
     /// Since when, in milliseconds since the Unix epoch.
     pub since_ms: u64,
     /// The newest report of each declared NIC, within this session.
-    pub reports: BTreeMap<NicId, SeenReport>,
+    pub reports: BTreeMap<NicId, Arc<SeenReport>>,
     /// The boot that the agent was last heard in, also while it is silent; `None` once the guest
     /// may have booted since.
     pub boot_id: Option<BootId>,
@@ -88,6 +89,41 @@ pub enum AgentState {
         /// How.
         what: String,
     },
+}
+
+/// The same in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The VM has no channel, or is off.
+    Absent,
+    /// The channel is there; nobody has answered yet.
+    Connecting,
+    /// There is a session.
+    Ready,
+    /// The agent speaks other versions, or is left alone for having broken the protocol.
+    Unusable,
+}
+
+impl AgentState {
+    /// How the session stands, without whose it is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self {
+            Self::Absent => Standing::Absent,
+            Self::Connecting => Standing::Connecting,
+            Self::Ready { .. } => Standing::Ready,
+            Self::Incompatible { .. } | Self::Misbehaving { .. } => Standing::Unusable,
+        }
+    }
+}
+
+/// What a worker knows of one NIC from its agent.
+#[derive(Debug, Clone)]
+pub struct Outlook {
+    /// How the session stands.
+    pub standing: Standing,
+    /// The newest report of the NIC within it.
+    pub report: Option<Arc<SeenReport>>,
 }
 
 /// A report with hostd's own times.
@@ -181,19 +217,20 @@ impl AgentHandle {
         self.view.borrow().boot_id
     }
 
-    /// What is known of one NIC now: of the reports, its own.
+    /// How the session stands, where that is not what is known already.
     #[must_use]
-    pub fn view_of(&self, nic: &NicId) -> AgentView {
+    pub fn state_unless(&self, known: &AgentState) -> Option<AgentState> {
         let view = self.view.borrow();
-        let report = view.reports.get_key_value(nic);
-        AgentView {
-            state: view.state.clone(),
-            since_ms: view.since_ms,
-            boot_id: view.boot_id,
-            reports: report
-                .map(|(nic, report)| (nic.clone(), report.clone()))
-                .into_iter()
-                .collect(),
+        (view.state != *known).then(|| view.state.clone())
+    }
+
+    /// What is known of one NIC now.
+    #[must_use]
+    pub fn outlook(&self, nic: &NicId) -> Outlook {
+        let view = self.view.borrow();
+        Outlook {
+            standing: view.state.standing(),
+            report: view.reports.get(nic).cloned(),
         }
     }
 
@@ -430,11 +467,11 @@ impl AgentLink {
             let nic = report.nic.clone();
             view.reports.insert(
                 nic,
-                SeenReport {
+                Arc::new(SeenReport {
                     report,
                     link_seen_at,
                     received_at: now,
-                },
+                }),
             );
         });
     }

@@ -11,7 +11,7 @@ use port::{AdminState, Holder, Port, PortProvider, PortSpec, PortView, TapAccess
 use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
-use crate::agent_link::AgentView;
+use crate::agent_link::{Outlook, Standing};
 use crate::board::{News, TimedStep};
 use crate::failpoint::{self, Side};
 use crate::sabotage::{self, Sabotage};
@@ -131,13 +131,9 @@ impl VmWorker {
 
     /// Keeps what the agent is told in step with the record while nobody answers, so that a guest
     /// that comes up late never acts on an old wish.
-    pub(super) async fn declare_early(&mut self, record: &NicRecord) {
+    pub(super) async fn declare_early(&mut self, record: &NicRecord, view: &Outlook) {
         let told = self.nics.get(&record.id).and_then(|progress| progress.told);
-        let ready = matches!(
-            self.agent.state(),
-            crate::agent_link::AgentState::Ready { .. }
-        );
-        if !ready && told != Some(record.generation) {
+        if view.standing != Standing::Ready && told != Some(record.generation) {
             self.declare(record).await;
         }
     }
@@ -348,8 +344,8 @@ impl VmWorker {
     }
 
     /// Puts on the board what the agent's reports tell of its steps and of the link's arrival.
-    pub(super) fn note_guest_steps(&mut self, record: &NicRecord, view: &AgentView) {
-        let Some(seen) = view.reports.get(&record.id) else {
+    pub(super) fn note_guest_steps(&mut self, record: &NicRecord, view: &Outlook) {
+        let Some(seen) = &view.report else {
             return;
         };
         let Some(progress) = self.nics.get_mut(&record.id) else {

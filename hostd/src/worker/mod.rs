@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent_link::{AgentHandle, AgentState, AgentView};
+use crate::agent_link::{AgentHandle, AgentState, Outlook, Standing};
 use crate::board::{BlockedSince, Board, Happening, TimedStep};
 use crate::config::PatienceConfig;
 use crate::failpoint::{self, Side};
@@ -241,8 +241,8 @@ impl VmWorker {
             {
                 self.admit_new(std::slice::from_ref(&record)).await;
             }
-            self.declare_early(&record).await;
-            let view = self.agent.view_of(id);
+            let view = self.agent.outlook(id);
+            self.declare_early(&record, &view).await;
             self.note_guest_steps(&record, &view);
             self.note_guest_unplug(&record);
             if self.is_held_back(id) {
@@ -284,7 +284,7 @@ impl VmWorker {
             .is_some_and(|progress| progress.is_held_back(Instant::now()))
     }
 
-    fn seen(&self, record: &NicRecord, view: &AgentView) -> Seen {
+    fn seen(&self, record: &NicRecord, view: &Outlook) -> Seen {
         let now = Instant::now();
         let progress = &self.nics[&record.id];
         Seen {
@@ -306,21 +306,15 @@ impl VmWorker {
     }
 
     /// The line to the agent tells late that there is a channel, so the hardware is asked.
-    fn agent_seen(&self, record: &NicRecord, progress: &Progress, view: &AgentView) -> AgentSeen {
+    fn agent_seen(&self, record: &NicRecord, progress: &Progress, view: &Outlook) -> AgentSeen {
         let hardware = self.hardware.as_ref();
         let has_channel = hardware.is_some_and(|hardware| hardware.channel.is_some());
-        match view.state {
-            AgentState::Absent | AgentState::Connecting if has_channel => AgentSeen::Unreachable,
-            AgentState::Absent
-            | AgentState::Connecting
-            | AgentState::Incompatible { .. }
-            | AgentState::Misbehaving { .. } => AgentSeen::Absent,
-            AgentState::Ready { .. } if progress.told != Some(record.generation) => {
-                AgentSeen::Untold
-            }
-            AgentState::Ready { .. } => {
-                let report = view.reports.get(&record.id);
-                let current = report.filter(|seen| {
+        match view.standing {
+            Standing::Absent | Standing::Connecting if has_channel => AgentSeen::Unreachable,
+            Standing::Absent | Standing::Connecting | Standing::Unusable => AgentSeen::Absent,
+            Standing::Ready if progress.told != Some(record.generation) => AgentSeen::Untold,
+            Standing::Ready => {
+                let current = view.report.as_ref().filter(|seen| {
                     seen.report.generation == record.generation
                         || sabotage::is(Sabotage::TrustOldReports)
                 });
@@ -437,8 +431,7 @@ impl VmWorker {
     }
 
     fn tell_agent_state(&mut self) {
-        let state = self.agent.state();
-        if state != self.last_agent {
+        if let Some(state) = self.agent.state_unless(&self.last_agent) {
             let what = Happening::AgentChanged(agent_word(&state).to_owned());
             self.tools.board.vm_event(&self.vm, what);
             self.last_agent = state;
