@@ -252,12 +252,20 @@ impl StepTiming {
     }
 }
 
-impl fmt::Display for StepSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl StepSource {
+    /// Its word on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Host => "host",
             Self::Guest => "guest",
-        })
+        }
+    }
+}
+
+impl fmt::Display for StepSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

@@ -118,6 +118,11 @@ impl Ledger {
     /// Stores a record in place of its predecessor, which is returned.
     pub fn put(&mut self, record: impl Into<Arc<NicRecord>>) -> Option<Arc<NicRecord>> {
         let record = record.into();
+        if let Some(known) = self.nics.get_mut(&record.id)
+            && holds_the_same(known, &record)
+        {
+            return Some(std::mem::replace(known, record));
+        }
         let before = self.remove(&record.id);
         self.macs.insert(record.mac, record.id.clone());
         let pool = self.addresses.entry(record.network.clone()).or_default();
@@ -344,6 +349,17 @@ fn give_up(counts: &mut BTreeMap<TenantId, u64>, tenant: &TenantId, given_up: u6
             counts.remove(tenant);
         }
     }
+}
+
+/// Whether every index has the same entries for both. Most changes of a record are of its state.
+fn holds_the_same(one: &NicRecord, other: &NicRecord) -> bool {
+    let mut places = one.reserved().zip(other.reserved());
+    one.mac == other.mac
+        && one.network == other.network
+        && one.tenant == other.tenant
+        && one.addressing == other.addressing
+        && one.reserved().count() == other.reserved().count()
+        && places.all(|(one, other)| one.vm == other.vm)
 }
 
 fn address_count(record: &NicRecord) -> u64 {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostd::http::{limit_views, nic_view};
 use oracle::{
-    DeviceView, GuestLink, GuestView, HostView, Moment, Place, Sight, SystemView, Violation, VmView,
+    DeviceView, GuestLink, GuestView, HostView, JournalView, Moment, Place, Sight, SystemView,
+    Violation, VmView,
 };
 
 use super::host::Host;
@@ -15,13 +16,17 @@ impl Host {
     /// promised.
     #[must_use]
     pub fn view(&self) -> Option<SystemView> {
+        self.view_with(Some(self.disk().view()))
+    }
+
+    fn view_with(&self, journal: Option<JournalView>) -> Option<SystemView> {
         let service = self.service()?;
         let records = service.nics(&hostd::service::Caller::Operator);
         let nics = records.iter().map(|record| nic_view(&service, record));
         Some(SystemView {
             nics: nics.map(|nic| (nic.id.clone(), nic)).collect(),
             limits: limit_views(&service),
-            journal: Some(self.disk().view()),
+            journal,
             host: HostView {
                 ports: self.links().view(),
                 disturbed: Vec::new(),
@@ -49,7 +54,9 @@ impl Host {
     pub fn violations(&self, moment: Moment) -> Vec<Violation> {
         let mut found = self.links().breaches();
         found.extend(self.failures());
-        if let Some(view) = self.view() {
+        // Before everything has come to rest nothing is asked of the journal, which is long.
+        let journal = (moment == Moment::AtRest).then(|| self.disk().view());
+        if let Some(view) = self.view_with(journal) {
             found.extend(oracle::violations(&view, moment));
         }
         found
