@@ -59,8 +59,9 @@ pub struct AgentView {
     pub since_ms: u64,
     /// The newest report of each declared NIC, within this session.
     pub reports: BTreeMap<NicId, Arc<SeenReport>>,
-    /// The boot that the agent was last heard in, also while it is silent; `None` once the guest
-    /// may have booted since.
+    /// The boot that the agent was last heard in, also while it is silent; `None` once the guest is
+    /// heard to have been reset, or its channel has ended. After a reset that nobody has told of it
+    /// is an old one: a pid of the new boot is refused then, which does no harm.
     pub boot_id: Option<BootId>,
 }
 

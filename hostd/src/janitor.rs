@@ -21,7 +21,7 @@ use crate::service::finish_deletion;
 use crate::worker::{Tools, chain};
 
 /// How often the janitor looks, unless there is so much to look at that it would take more than a
-/// five-thousandth of the time.
+/// five-thousandth of the time; but at least as often as [`Pace::round`] says.
 const ROUND: Duration = Duration::from_secs(5);
 const SHARE: u32 = 5000;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use agent_protocol::PING_INTERVAL;
 
 /// How often a VM is looked at even if nobody said that anything changed, where there are few: what
-/// a lost event costs at most.
+/// a lost event costs at most. Its taps are looked for in a listing that may be half as old.
 pub const FULL_LOOK: Duration = Duration::from_secs(30);
 /// The same where there are very many.
 const FULL_LOOK_MAX: Duration = Duration::from_secs(900);

@@ -94,7 +94,7 @@ pub enum AgentMessage {
     },
 }
 
-/// Protocol versions one side speaks. The window is two: the newest and the one before.
+/// Protocol versions one side speaks: the newest, and the one before where that is of use.
 ///
 /// [`HostMessage::Hello`], [`AgentMessage::Welcome`] and [`AgentMessage::Incompatible`] are what
 /// the versions are negotiated with, so these three never change their form.

@@ -131,9 +131,9 @@ impl VmWorker {
 
     /// Keeps what the agent is told in step with the record while nobody answers, so that a guest
     /// that comes up late never acts on an old wish.
-    pub(super) async fn declare_early(&mut self, record: &NicRecord, view: &Outlook) {
+    pub(super) async fn declare_early(&mut self, record: &NicRecord, outlook: &Outlook) {
         let told = self.nics.get(&record.id).and_then(|progress| progress.told);
-        if view.standing != Standing::Ready && told != Some(record.generation) {
+        if outlook.standing != Standing::Ready && told != Some(record.generation) {
             self.declare(record).await;
         }
     }
@@ -344,8 +344,8 @@ impl VmWorker {
     }
 
     /// Puts on the board what the agent's reports tell of its steps and of the link's arrival.
-    pub(super) fn note_guest_steps(&mut self, record: &NicRecord, view: &Outlook) {
-        let Some(seen) = &view.report else {
+    pub(super) fn note_guest_steps(&mut self, record: &NicRecord, outlook: &Outlook) {
+        let Some(seen) = &outlook.report else {
             return;
         };
         let Some(progress) = self.nics.get_mut(&record.id) else {

@@ -47,7 +47,7 @@ use tokio::time::Instant;
 pub(crate) use act::chain;
 pub use nudge::Nudge;
 use nudge::{News, World};
-use progress::Progress;
+use progress::{NextRequest, Progress};
 use stray::Strays;
 
 /// Steps of one NIC in one round: an attach has seven. Beyond it something goes in circles.
@@ -176,8 +176,8 @@ impl VmWorker {
         let hotplug = self.hardware.as_ref().map(|hardware| hardware.hotplug);
         for nic in news.gone {
             let progress = self.nics.get_mut(&nic);
-            let asked = progress.is_some_and(|progress| progress.ask_at_once(hotplug).is_some());
-            self.stale |= !asked;
+            let next = progress.map(|progress| progress.make_request_due(hotplug));
+            self.stale |= next != Some(NextRequest::Due);
         }
     }
 
@@ -241,14 +241,14 @@ impl VmWorker {
             {
                 self.admit_new(std::slice::from_ref(&record)).await;
             }
-            let view = self.agent.outlook(id);
-            self.declare_early(&record, &view).await;
-            self.note_guest_steps(&record, &view);
+            let outlook = self.agent.outlook(id);
+            self.declare_early(&record, &outlook).await;
+            self.note_guest_steps(&record, &outlook);
             self.note_guest_unplug(&record);
             if self.is_held_back(id) {
                 return self.wait(&record, Blocked::Retrying);
             }
-            match step(&record, &self.seen(&record, &view)) {
+            match step(&record, &self.seen(&record, &outlook)) {
                 Next::Rest => {
                     self.tools.board.at_step(id, None);
                     if let Some(progress) = self.nics.get_mut(id) {
@@ -284,7 +284,7 @@ impl VmWorker {
             .is_some_and(|progress| progress.is_held_back(Instant::now()))
     }
 
-    fn seen(&self, record: &NicRecord, view: &Outlook) -> Seen {
+    fn seen(&self, record: &NicRecord, outlook: &Outlook) -> Seen {
         let now = Instant::now();
         let progress = &self.nics[&record.id];
         Seen {
@@ -295,7 +295,7 @@ impl VmWorker {
                 .and_then(|hardware| hardware.nic(&record.id))
                 .cloned(),
             port: progress.port,
-            agent: self.agent_seen(record, progress, view),
+            agent: self.agent_seen(record, progress, outlook),
             unplug: progress.unplug_seen(now),
             patience: if now >= progress.patience_until {
                 Patience::Spent
@@ -306,15 +306,15 @@ impl VmWorker {
     }
 
     /// The line to the agent tells late that there is a channel, so the hardware is asked.
-    fn agent_seen(&self, record: &NicRecord, progress: &Progress, view: &Outlook) -> AgentSeen {
+    fn agent_seen(&self, record: &NicRecord, progress: &Progress, outlook: &Outlook) -> AgentSeen {
         let hardware = self.hardware.as_ref();
         let has_channel = hardware.is_some_and(|hardware| hardware.channel.is_some());
-        match view.standing {
+        match outlook.standing {
             Standing::Absent | Standing::Connecting if has_channel => AgentSeen::Unreachable,
             Standing::Absent | Standing::Connecting | Standing::Unusable => AgentSeen::Absent,
             Standing::Ready if progress.told != Some(record.generation) => AgentSeen::Untold,
             Standing::Ready => {
-                let current = view.report.as_ref().filter(|seen| {
+                let current = outlook.report.as_ref().filter(|seen| {
                     seen.report.generation == record.generation
                         || sabotage::is(Sabotage::TrustOldReports)
                 });

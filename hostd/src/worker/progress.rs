@@ -52,6 +52,13 @@ pub(super) struct Progress {
     pub(super) quiet_until: Option<Instant>,
 }
 
+/// When the guest is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextRequest {
+    Due,
+    AsBefore,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     first_at: Instant,
@@ -122,13 +129,14 @@ impl Progress {
 
     /// The device is said to be gone: the next request is due now, if there was one. In the native
     /// way an event of an earlier device of that name would make it take the first one back.
-    pub(super) fn ask_at_once(&mut self, mode: Option<HotplugMode>) -> Option<()> {
-        let asked = self.asked.as_mut()?;
-        if mode != Some(HotplugMode::Acpi) {
-            return None;
+    pub(super) fn make_request_due(&mut self, mode: Option<HotplugMode>) -> NextRequest {
+        match (&mut self.asked, mode) {
+            (Some(asked), Some(HotplugMode::Acpi)) => {
+                asked.again_at = Instant::now();
+                NextRequest::Due
+            }
+            (Some(_) | None, _) => NextRequest::AsBefore,
         }
-        asked.again_at = Instant::now();
-        Some(())
     }
 
     /// The guest has let go: since when it had been asked, told once.
