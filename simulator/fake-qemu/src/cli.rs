@@ -137,7 +137,7 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
         }
         None => Script::default(),
     };
-    let knows = |vm: &nic_model::VmId| arguments.name.as_ref() == Some(vm);
+    let knows = |vm: &VmId| arguments.name.as_ref() == Some(vm);
     script.check_in(World::Qemu, knows)?;
     let rules = Rulebook::from_script(World::Qemu, &script)?;
     Ok(Settings {

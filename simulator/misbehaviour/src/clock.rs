@@ -18,11 +18,13 @@ pub struct Speed(f64);
 
 /// A number that is no speed.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("speed: {0} is not between 0 (frozen) and {MAX}")]
+#[error("speed: {0} is not between {MIN} and {MAX}, nor 0 (frozen)")]
 pub struct SpeedError(f64);
 
 /// The fastest: a day in under a minute and a half.
 const MAX: f64 = 1000.0;
+/// The slowest that is not frozen: as much slower than the real clock.
+const MIN: f64 = 0.001;
 
 impl Speed {
     /// As fast as the real clock.
@@ -33,9 +35,9 @@ impl Speed {
     /// So many times as fast as the real clock.
     ///
     /// # Errors
-    /// When it is negative, no number, or too fast.
+    /// When it is negative, no number, too fast, or too slow and not frozen.
     pub fn new(factor: f64) -> Result<Self, SpeedError> {
-        if (0.0..=MAX).contains(&factor) {
+        if factor == 0.0 || (MIN..=MAX).contains(&factor) {
             Ok(Self(factor))
         } else {
             Err(SpeedError(factor))
@@ -101,12 +103,12 @@ impl Clock {
     #[must_use]
     pub fn now(&self, real: Duration) -> Duration {
         let passed = real.saturating_sub(self.since);
-        self.base
-            + match self.speed == Speed::REAL {
-                // Most clocks are never touched, and then nothing has to be rounded.
-                true => passed,
-                false => passed.mul_f64(self.speed.0),
-            }
+        let passed = match self.speed == Speed::REAL {
+            // Most clocks are never touched, and then nothing has to be rounded.
+            true => passed,
+            false => passed.mul_f64(self.speed.0),
+        };
+        self.base.saturating_add(passed)
     }
 
     /// How fast it goes.
@@ -150,7 +152,8 @@ impl Clock {
         if self.speed == Speed::REAL {
             return Some(left);
         }
-        (self.speed.0 > 0.0).then(|| left.div_f64(self.speed.0))
+        // Nor does what is further off than can be told, or than a clock that stands.
+        Duration::try_from_secs_f64(left.as_secs_f64() / self.speed.0).ok()
     }
 }
 
@@ -189,10 +192,30 @@ mod tests {
     }
 
     #[test]
-    fn no_speed_is_negative_or_endless() {
-        for factor in [-1.0, f64::NAN, f64::INFINITY, 1001.0] {
+    fn no_speed_is_negative_or_endless_or_all_but_frozen() {
+        for factor in [-1.0, f64::NAN, f64::INFINITY, 1001.0, 0.0009, 1e-300] {
             assert!(Speed::new(factor).is_err(), "{factor}");
         }
+    }
+
+    #[test]
+    fn a_time_that_is_too_far_off_never_comes() {
+        let mut clock = Clock::default();
+        clock.set_speed(seconds(0), Speed::new(0.001).unwrap());
+
+        assert_eq!(
+            clock.real_until(seconds(1), seconds(0)),
+            Some(seconds(1000))
+        );
+        assert_eq!(clock.real_until(Duration::MAX, seconds(0)), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_stepped_too_far_stays_at_its_end() {
+        let mut clock = Clock::default();
+        clock.step(Duration::MAX);
+
+        assert_eq!(clock.now(seconds(1)), Duration::MAX);
     }
 
     proptest! {

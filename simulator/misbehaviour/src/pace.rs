@@ -42,7 +42,10 @@ pub enum Pace {
 
 /// A text that is no pace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is none of `instant`, `after 200ms`, `after 3 polls`, `manual`")]
+#[error(
+    "{0:?} is none of `instant`, `after 200ms` (up to {longest}), `after 3 polls`, `manual`",
+    longest = Span::LONGEST
+)]
 pub struct PaceError(String);
 
 /// The pace of one transition.

@@ -289,6 +289,7 @@ impl World for LibvirtWorld {
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
+
     async fn look(&self) -> Result<Option<SystemView>> {
         Ok(None)
     }

@@ -132,6 +132,7 @@ impl World for QemuWorld {
         }
         logs
     }
+
     async fn look(&self) -> Result<Option<SystemView>> {
         Ok(None)
     }

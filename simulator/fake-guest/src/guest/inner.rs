@@ -132,7 +132,7 @@ impl Inner {
         let runs = state.paused_at.is_none();
         let due = state.armed.filter(|_| runs)?;
         let ran = self.ran(&state);
-        Some(Instant::now() + state.clock.real_until(due, ran)?)
+        Instant::now().checked_add(state.clock.real_until(due, ran)?)
     }
 
     /// Takes what has come of the kernel already, which is not given the time: the driver does

@@ -37,7 +37,7 @@ impl<D, S: Surroundings<D>> State<D, S> {
         };
         let message = &Ok(message.clone());
         match effect {
-            Effect::Delay(span) => return Carried::Later(self.now() + span.0),
+            Effect::Delay(span) => return Carried::Later(self.now().saturating_add(span.0)),
             Effect::Error { class, text } => self.refuse(monitor, message, &class, &text),
             Effect::Lose => self.carry_out_silently(monitor, message),
             Effect::Cut(Side::Before) => self.decide(monitor, Fate::Cut),
@@ -115,7 +115,7 @@ impl<D, S: Surroundings<D>> State<D, S> {
         let effect = self.consult(&format!("event.{name}"), about);
         match effect {
             Some(Effect::Delay(span)) => {
-                let time = self.now() + span.0;
+                let time = self.now().saturating_add(span.0);
                 self.schedule(time, Due::Event { line });
             }
             Some(Effect::Lose) => {}

@@ -97,7 +97,7 @@ impl<D, S: Surroundings<D>> State<D, S> {
 
     /// The machine's time, since the Unix epoch.
     pub(super) fn now(&self) -> Duration {
-        self.epoch + self.clock.now(self.real())
+        self.epoch.saturating_add(self.clock.now(self.real()))
     }
 
     fn real(&self) -> Duration {
@@ -108,7 +108,7 @@ impl<D, S: Surroundings<D>> State<D, S> {
     pub(super) fn instant_of(&self, time: Duration) -> Option<Instant> {
         let simulated = time.saturating_sub(self.epoch);
         let left = self.clock.real_until(simulated, self.real())?;
-        Some(Instant::now() + left)
+        Instant::now().checked_add(left)
     }
 
     pub(super) fn change_clock(&mut self, change: impl FnOnce(&mut Clock, Duration)) {

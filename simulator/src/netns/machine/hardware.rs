@@ -174,7 +174,7 @@ impl Hardware {
             Cpu::Stands => return None,
         };
         let left = self.clock.real_until(time, self.began.elapsed())?;
-        Some(Instant::now() + left)
+        Instant::now().checked_add(left)
     }
 
     fn time(&self) -> Duration {

@@ -72,7 +72,7 @@ impl Transitions {
     ) -> Option<Pending> {
         let until = match pace {
             Pace::Instant | Pace::AfterPolls(0) => Until::At(now.time),
-            Pace::After(span) => Until::At(now.time + span.0),
+            Pace::After(span) => Until::At(now.time.saturating_add(span.0)),
             Pace::AfterPolls(number) => Until::Polls(now.looks + u64::from(number)),
             Pace::Manual => Until::Told,
         };
