@@ -289,6 +289,12 @@ pub(crate) const ROWS: &[Row] = &[
         except: &[
             NO_HOST,
             Except {
+                worlds: &[World::Fleet],
+                effects: &[Corrupt],
+                why: "hostd does not start over a row that it cannot read, and nobody repairs it \
+                      there",
+            },
+            Except {
                 worlds: &[World::Netns],
                 effects: &[FsyncError],
                 why: "the kernel syncs hostd's file there, and for an ordinary user there is no \

@@ -270,6 +270,11 @@ mod tests {
                 "effect: fsync-error cannot happen to journal.commit in netns: the kernel syncs",
             ),
             (
+                World::Fleet,
+                rule("journal.commit", Corrupt),
+                "effect: corrupt cannot happen to journal.commit in fleet: hostd does not start",
+            ),
+            (
                 World::Netns,
                 rule("guest.link-event", Lose),
                 "effect: lose cannot happen to guest.link-event in netns: the real kernel",
