@@ -9,7 +9,7 @@
 //! A file system in memory, which an ordinary user may mount in a user namespace, and no part of
 //! any disk of the machine. It is really full: what hostd makes of that is hostd's own.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,9 @@ use rustix::mount::{MountFlags, UnmountFlags};
 const OPTIONS: &std::ffi::CStr = c"mode=0700,size=32m";
 /// What takes all room.
 const FILLER: &str = "filler";
-/// What a file system in memory gives out at a time, in bytes, and many of them at once.
+/// What a file system in memory gives out at a time, in bytes.
 static PAGE: [u8; 4096] = [0; 4096];
+/// Many of them at once.
 static CHUNK: [u8; 64 * 4096] = [0; 64 * 4096];
 
 /// One disk, by the directory it is mounted at.
@@ -62,12 +63,14 @@ impl HostDisk {
         rustix::mount::unmount(directory, UnmountFlags::DETACH).unwrap_or_default();
     }
 
-    /// Takes all the room there is.
+    /// Takes all the room there is; a disk that is full stays so all the while.
     ///
     /// # Errors
     /// When that goes wrong otherwise than by the disk's being full.
     pub fn fill(&self) -> io::Result<()> {
-        let mut filler = File::create(self.directory.join(FILLER))?;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        let mut filler = options.open(self.directory.join(FILLER))?;
         for piece in [CHUNK.as_slice(), PAGE.as_slice()] {
             fill_by(&mut filler, piece)?;
         }
@@ -119,5 +122,25 @@ mod tests {
         assert_eq!(refused, Err(io::ErrorKind::StorageFull));
         assert_eq!(kept.unwrap(), "kept");
         taken.unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_that_is_filled_again_has_no_room_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        let disk = HostDisk::at(path.clone());
+        disk.mount().unwrap();
+        disk.fill().unwrap();
+        let filler = path.join(FILLER);
+        let mut options = OpenOptions::new();
+        let mut marked = options.write(true).open(&filler).unwrap();
+        marked.write_all(b"mark").unwrap();
+
+        disk.fill().unwrap();
+        let filled = fs::read(&filler);
+        HostDisk::unmount(&path);
+
+        // Nothing of it was ever given back.
+        assert!(filled.unwrap().starts_with(b"mark"));
     }
 }
