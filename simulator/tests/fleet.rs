@@ -114,9 +114,13 @@ fn a_fleet_goes_at_the_paces_and_by_the_clocks_of_a_file() {
             .arg(&path)
             .output()
             .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{text}");
-        serde_json::from_str(&text).unwrap()
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            output.status.success(),
+            report["not_begun"] == 0,
+            "{report}"
+        );
+        report
     };
     let told = "[[pace]]\ntransition = \"plug\"\npace = \"manual\"\n";
     let steps: String = (1..2000)
@@ -129,6 +133,11 @@ fn a_fleet_goes_at_the_paces_and_by_the_clocks_of_a_file() {
     let frozen = run("[[clock]]\norder = \"freeze\"\n");
 
     // Of two NICs for each VM, none ever arrives.
-    assert_eq!((&waiting["ops"], &frozen["ops"]), (&8.into(), &8.into()));
-    assert_eq!((&stepped["ops"], &polled["ops"]), (&40.into(), &40.into()));
+    let done = |report: &Value| {
+        let count = |field: &str| report[field].as_u64().unwrap();
+        assert_eq!((count("violations"), count("leaks")), (0, 0), "{report}");
+        (count("ops"), count("not_begun"))
+    };
+    assert_eq!((done(&waiting), done(&frozen)), ((8, 32), (8, 32)));
+    assert_eq!((done(&stepped), done(&polled)), ((40, 0), (40, 0)));
 }

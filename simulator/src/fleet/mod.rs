@@ -74,7 +74,11 @@ fn is_in(vm: &VmId, hosts: usize, vms_per_host: usize) -> bool {
         Some(numbers) => numbers,
         None => return false,
     };
-    let below = |text: &str, end| text.parse().is_ok_and(|number: usize| number < end);
+    // Others read as the same number, such as 01, are names of nobody.
+    let below = |text: &str, end| {
+        let number = text.parse::<usize>();
+        number.is_ok_and(|number| number < end && number.to_string() == text)
+    };
     below(host, hosts) && below(number, vms_per_host)
 }
 
@@ -113,4 +117,21 @@ pub fn run(plan: &FleetPlan) -> Result<Report, FleetError> {
         finished.push(outcome?);
     }
     Ok(Report::of(plan, Shards(finished), began.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_known_by_its_own_name_alone() {
+        let known = |name: &str| is_in(&name.parse().expect("it is a name"), 2, 10);
+
+        for name in ["vm0-0", "vm1-9"] {
+            assert!(known(name), "{name}");
+        }
+        for name in ["vm01-0", "vm1-00", "vm2-0", "vm1-10", "vm1", "host1-0"] {
+            assert!(!known(name), "{name}");
+        }
+    }
 }

@@ -34,6 +34,9 @@ pub struct Report {
     pub cut_off: u64,
     /// Requests that were never admitted, which are no operations.
     pub refused: u64,
+    /// Operations that were to be carried out and that nobody came to begin: for so long did
+    /// everything that was under way come to no end that the fleet was ended early.
+    pub not_begun: u64,
     /// How often a hostd was killed.
     pub hostd_deaths: u64,
     /// How often a QEMU ended.
@@ -97,6 +100,7 @@ impl Report {
             under_way: sum(|shard| shard.tally.under_way),
             cut_off: sum(|shard| shard.tally.cut_off),
             refused: sum(|shard| shard.tally.refused),
+            not_begun: sum(|shard| shard.not_begun),
             hostd_deaths: sum(|shard| shard.hostd_deaths),
             qemu_deaths: sum(|shard| shard.qemu_deaths),
             looks: sum(|shard| shard.looks),
@@ -114,10 +118,10 @@ impl Report {
         }
     }
 
-    /// Whether nothing was wrong and nothing was left.
+    /// Whether all was done, nothing was wrong and nothing was left.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.violations == 0 && self.leaks == 0
+        self.violations == 0 && self.leaks == 0 && self.not_begun == 0
     }
 }
 
@@ -177,6 +181,13 @@ impl fmt::Display for Report {
         )?;
         for sample in self.violation_samples.iter().chain(&self.leak_samples) {
             writeln!(f, "  {sample}")?;
+        }
+        if self.not_begun > 0 {
+            writeln!(
+                f,
+                "ended early: nothing came to an end any more, {} operations were never begun",
+                self.not_begun
+            )?;
         }
         write!(f, "{} violations, {} leaks", self.violations, self.leaks)
     }

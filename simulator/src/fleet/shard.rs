@@ -51,6 +51,8 @@ pub(super) struct ShardReport {
     pub(super) hosts: usize,
     pub(super) vms: usize,
     pub(super) tally: Tally,
+    /// Operations that nobody could begin for [`STUCK`].
+    pub(super) not_begun: u64,
     pub(super) hostd_deaths: u64,
     pub(super) qemu_deaths: u64,
     pub(super) looks: u64,
@@ -181,7 +183,7 @@ impl Shard {
                 progress = (left, now);
             } else if now - progress.1 > STUCK {
                 // What is under way comes to its end once nothing goes wrong any more.
-                ledger.entries().left = 0;
+                self.report.not_begun += std::mem::take(&mut ledger.entries().left);
             }
         }
         self.report.tally = ledger.entries().tally;
