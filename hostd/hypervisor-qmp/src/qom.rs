@@ -24,7 +24,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use nic_model::{MacAddr, NicId, PciSlot};
 use serde_json::Value;
 
@@ -33,6 +33,11 @@ use crate::commands::{QomProperty, qom_get, qom_list};
 
 /// Where devices with an id live.
 pub(crate) const NAMED: &str = "/machine/peripheral";
+
+/// Devices asked about at once, which keeps QEMU's monitor busy. A host that starts looks at all of
+/// its VMs at the same time, and a question under way holds some kilobytes, which the allocator
+/// does not give back.
+const ASKED_AT_ONCE: usize = 3;
 
 /// Where devices without an id live.
 const ANONYMOUS: &str = "/machine/peripheral-anon";
@@ -103,8 +108,10 @@ impl DeviceMemory {
         let asked = unknown
             .into_iter()
             .map(|(path, kind)| ask(qemu, path, kind));
-        let asked: Vec<_> = try_join_all(asked).await?.into_iter().flatten().collect();
-        devices.extend(asked);
+        let mut asked = stream::iter(asked).buffered(ASKED_AT_ONCE);
+        while let Some(device) = asked.try_next().await? {
+            devices.extend(device);
+        }
         self.remember(&devices, epoch);
         Ok(devices)
     }
