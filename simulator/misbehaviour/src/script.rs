@@ -21,6 +21,7 @@
 //! Times of orders are those of the world itself, which no order changes: counted from its
 //! beginning, virtual in `sim` and real in `netns`. There is nobody in virtual time who could give
 //! an order while it passes; in real time there are people, so orders can be given there as well.
+//! A VM that is started again there has a clock as good as new, and follows what is yet to come.
 
 use std::collections::BTreeSet;
 

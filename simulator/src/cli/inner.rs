@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nic_model::VmId;
 use simulator::netns::{self, Site};
@@ -24,6 +25,9 @@ pub(crate) struct Machine {
     /// Where the cloud keeps its files
     #[arg(long)]
     directory: PathBuf,
+    /// For how many milliseconds the cloud has been there
+    #[arg(long)]
+    cloud_age_ms: u64,
     /// Which VM
     vm: VmId,
 }
@@ -60,7 +64,8 @@ impl Sandbox {
 impl Machine {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         log();
-        netns::run_machine(&Site::at(self.directory.clone()), &self.vm)?;
+        let site = Site::at(self.directory.clone());
+        netns::run_machine(&site, &self.vm, Duration::from_millis(self.cloud_age_ms))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use fake_qemu::Hardware as MachineParts;
 use fake_qemu::driver::{FakeQemu, Settings, SharedRules};
-use misbehaviour::{Cue, Paces, Rulebook, Script, World};
+use misbehaviour::{Cue, Paces, Rulebook, Script, Span, World};
 use nic_model::VmId;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -52,18 +52,24 @@ const ORDERS_MAX: usize = 64;
 #[error("the plan has no such VM")]
 struct NotPlanned;
 
-/// Is the VM `vm` until it is told to quit, or is killed.
+/// Is the VM `vm` until it is told to quit, or is killed; `cloud_age` is how long the cloud had
+/// been there when this was started.
 ///
 /// # Errors
 /// When it cannot be set up.
-pub fn run(site: &Site, vm: &VmId) -> Result<(), Trouble> {
+pub fn run(site: &Site, vm: &VmId, cloud_age: Duration) -> Result<(), Trouble> {
     let plan = Plan::read(site)?;
     let place = plan.topology.vms.iter().position(|known| known.id == *vm);
     let number = place.ok_or(NotPlanned).doing(format_args!("be VM {vm}"))?;
-    runtime()?.block_on(serve(site, &plan, number))
+    runtime()?.block_on(serve(site, &plan, number, cloud_age))
 }
 
-async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
+async fn serve(
+    site: &Site,
+    plan: &Plan,
+    number: usize,
+    cloud_age: Duration,
+) -> Result<(), Trouble> {
     let vm = &plan.topology.vms[number];
     let (poll_sender, polls) = watch::channel(0);
     let (around, told) = Around::new(polls.clone())?;
@@ -85,7 +91,7 @@ async fn serve(site: &Site, plan: &Plan, number: usize) -> Result<(), Trouble> {
         polls,
         rules,
         paces: Paces::new(&plan.script.paces),
-        cues: cues_for(&vm.id, &plan.script),
+        cues: cues_for(&vm.id, &plan.script, cloud_age),
         wiring: Wiring::new(vm.id.clone(), number).await?,
     };
     let hardware = Hardware::new(parts).await?;
@@ -110,9 +116,14 @@ fn of_vms(script: &Script) -> Script {
     }
 }
 
-fn cues_for(vm: &VmId, script: &Script) -> VecDeque<Cue> {
-    let cues = script.cues().into_iter();
-    cues.filter(|cue| cue.is_for(vm)).collect()
+/// What is yet to come when the cloud is of this age, each at its time from then on.
+fn cues_for(vm: &VmId, script: &Script, cloud_age: Duration) -> VecDeque<Cue> {
+    let cues = script.cues().into_iter().filter(|cue| cue.is_for(vm));
+    let from_then = |cue: Cue| {
+        let at = Span(cue.at.0.checked_sub(cloud_age)?);
+        Some(Cue { at, ..cue })
+    };
+    cues.filter_map(from_then).collect()
 }
 
 fn settings(vm: &Vm, rules: SharedRules) -> Result<Settings, Trouble> {
@@ -143,4 +154,36 @@ async fn take_orders(listener: tokio::net::UnixListener, orders: mpsc::Sender<Or
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use misbehaviour::{ClockOrder, ClockRule, CueOrder};
+
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_started_again_has_only_what_is_yet_to_come() {
+        let clock = |seconds: u64| ClockRule {
+            at: Span(Duration::from_secs(seconds)),
+            vm: None,
+            order: ClockOrder::Freeze,
+        };
+        let script = Script {
+            clocks: vec![clock(0), clock(4), clock(9)],
+            ..Script::default()
+        };
+        let vm = "vm1".parse().expect("it is a name");
+        let times = |age: u64| -> Vec<u64> {
+            let cues = cues_for(&vm, &script, Duration::from_secs(age));
+            let freezes = cues
+                .iter()
+                .filter(|cue| cue.order == CueOrder::Clock(ClockOrder::Freeze));
+            freezes.map(|cue| cue.at.0.as_secs()).collect()
+        };
+
+        assert_eq!(times(0), [0, 4, 9]);
+        assert_eq!(times(5), [4]);
+        assert_eq!(times(10), Vec::<u64>::new());
+    }
 }

@@ -5,12 +5,14 @@
 //!                │ ends: stays off until it is started again    │ ends: started again
 //! ```
 
+mod force;
+
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use misbehaviour::{Effect, PaceRule, Rule, Script, ScriptError, World};
+use misbehaviour::ScriptError;
 use nic_model::VmId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -26,6 +28,8 @@ use super::process::{Undertaker, described, log_to};
 use super::site::Site;
 use super::topology::{HostName, Vm};
 use super::trouble::{Doing, Trouble, in_full};
+
+pub(super) use force::is_of_the_host;
 
 /// As systemd's `RestartSec` has it.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +56,8 @@ struct Inner {
 struct Running {
     /// With the rules and paces that are in force by now.
     plan: Plan,
+    /// What the times of a script are counted from.
+    began: Instant,
     hosts: BTreeMap<HostName, RunningHost>,
     vms: BTreeMap<VmId, Pid>,
     /// Who sees each VM to its end, and lets go of what it has held.
@@ -94,11 +100,6 @@ pub(super) enum OrderError {
     Trouble(#[from] Trouble),
 }
 
-/// Whether a rule is about a host's disk, which is full for as long as it is in force, and no VM's.
-pub(super) fn is_of_the_host(rule: &Rule) -> bool {
-    rule.effect == Effect::DiskFull
-}
-
 /// A VM process that said something else than that it is ready.
 #[derive(Debug, thiserror::Error)]
 #[error("it ended before it was ready; its log is {log}")]
@@ -116,6 +117,7 @@ impl Cloud {
         tokio::spawn(undertaker.clone().run());
         let running = Running {
             plan,
+            began: Instant::now(),
             hosts: BTreeMap::new(),
             vms: BTreeMap::new(),
             watchers: BTreeMap::new(),
@@ -164,7 +166,9 @@ impl Cloud {
             };
             self.lock().hosts.insert(host.clone(), host_running);
         }
-        let vms = topology.vms.iter().map(|vm| self.boot(vm));
+        self.lock().began = Instant::now();
+        // They are there from the beginning, however long each takes.
+        let vms = topology.vms.iter().map(|vm| self.boot(vm, Duration::ZERO));
         futures::future::try_join_all(vms).await?;
         for host in &topology.hosts {
             self.set_disk(host)?;
@@ -221,7 +225,8 @@ impl Cloud {
         if self.lock().vms.contains_key(id) {
             return Err(OrderError::On(id.clone()));
         }
-        self.boot(&vm).await?;
+        let age = self.lock().began.elapsed();
+        self.boot(&vm, age).await?;
         // It has those of the first plan, and some may have come and gone since.
         let script = self.lock().plan.script.clone();
         self.give_script(id, &script).await
@@ -295,60 +300,6 @@ impl Cloud {
         hostd::until_ready(&self.inner.site, host, &awaited).await
     }
 
-    /// Has rules and paces in force, these and no others, now and after a reset.
-    ///
-    /// # Errors
-    /// When one of them cannot be followed, or a VM does not answer.
-    pub(super) async fn follow(&self, script: Script) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
-        self.check(&script)?;
-        let plan = Plan {
-            script,
-            ..self.plan()
-        };
-        plan.write(&self.inner.site)?;
-        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        for vm in on {
-            self.give_script(&vm, &plan.script).await?;
-        }
-        self.lock().plan = plan;
-        self.set_disks()
-    }
-
-    /// Whether all of a script does something in this cloud.
-    ///
-    /// # Errors
-    /// The first that would not.
-    pub(super) fn check(&self, script: &Script) -> Result<(), OrderError> {
-        Ok(script.check_in(World::Netns, |vm| self.vm(vm).is_ok())?)
-    }
-
-    /// Makes the disk of a host full if a rule says so, and gives it room if none does.
-    fn set_disk(&self, host: &HostName) -> Result<(), Trouble> {
-        let disk = self.inner.site.disk(host);
-        let done = match self.lock().plan.script.rules.iter().any(is_of_the_host) {
-            true => disk.fill(),
-            false => disk.free(),
-        };
-        done.doing(format_args!("set the disk of {host}"))
-    }
-
-    fn set_disks(&self) -> Result<(), OrderError> {
-        let hosts = self.plan().topology.hosts;
-        Ok(hosts.iter().try_for_each(|host| self.set_disk(host))?)
-    }
-
-    async fn give_script(&self, vm: &VmId, script: &Script) -> Result<(), OrderError> {
-        self.give(vm, &Order::ClearRules).await?;
-        for rule in script.rules.iter().filter(|rule| !is_of_the_host(rule)) {
-            self.give(vm, &Order::AddRule(rule.clone())).await?;
-        }
-        for pace in &script.paces {
-            self.give(vm, &Order::SetPace(pace.clone())).await?;
-        }
-        Ok(())
-    }
-
     /// The names of the links of a host: its bridges and the ends of its NICs, not the loopback.
     ///
     /// # Errors
@@ -363,76 +314,6 @@ impl Cloud {
             .doing("list the links of a host")?;
         let names = links.into_iter().map(|link| link.name);
         Ok(names.filter(|name| name != "lo").collect())
-    }
-
-    /// Takes in a rule everywhere.
-    ///
-    /// # Errors
-    /// When it cannot be followed, or not in this world.
-    pub(super) async fn add_rule(&self, rule: Rule) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
-        self.check_rule(&rule)?;
-        if !is_of_the_host(&rule) {
-            self.give_all(&Order::AddRule(rule.clone())).await?;
-        }
-        self.inner
-            .events
-            .note(format_args!("rule {:?} is in force", rule.name));
-        self.lock().plan.script.rules.push(rule);
-        self.set_disks()
-    }
-
-    fn check_rule(&self, rule: &Rule) -> Result<(), OrderError> {
-        self.check(&Script {
-            rules: vec![rule.clone()],
-            ..Script::default()
-        })?;
-        let running = self.lock();
-        let mut names = running.plan.script.rules.iter().map(|known| &known.name);
-        if names.any(|name| *name == rule.name) {
-            return Err(OrderError::RuleTaken(rule.name.clone()));
-        }
-        Ok(())
-    }
-
-    /// Takes out a rule, or all of them; whether there was any.
-    ///
-    /// # Errors
-    /// When a VM does not answer.
-    pub(super) async fn remove_rules(&self, name: Option<&str>) -> Result<bool, OrderError> {
-        let _turn = self.inner.turn.lock().await;
-        let order = match name {
-            Some(name) => Order::RemoveRule(name.to_owned()),
-            None => Order::ClearRules,
-        };
-        self.give_all(&order).await?;
-        let removed = {
-            let mut running = self.lock();
-            let rules = &mut running.plan.script.rules;
-            let before = rules.len();
-            rules.retain(|rule| name.is_some_and(|name| rule.name != name));
-            rules.len() < before
-        };
-        self.set_disks()?;
-        Ok(removed)
-    }
-
-    /// Sets a pace everywhere.
-    ///
-    /// # Errors
-    /// When a VM does not answer.
-    pub(super) async fn set_pace(&self, pace: PaceRule) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
-        self.check(&Script {
-            paces: vec![pace.clone()],
-            ..Script::default()
-        })?;
-        self.give_all(&Order::SetPace(pace.clone())).await?;
-        let mut running = self.lock();
-        let paces = &mut running.plan.script.paces;
-        paces.retain(|old| (old.transition, &old.vm) != (pace.transition, &pace.vm));
-        paces.push(pace);
-        Ok(())
     }
 
     /// Gives an order to every VM that is on.
@@ -469,8 +350,8 @@ impl Cloud {
         found.cloned().ok_or_else(|| OrderError::NoVm(id.clone()))
     }
 
-    /// Starts a VM and waits until its guest is up.
-    async fn boot(&self, vm: &Vm) -> Result<(), Trouble> {
+    /// Starts a VM, in a cloud of this age, and waits until its guest is up.
+    async fn boot(&self, vm: &Vm, cloud_age: Duration) -> Result<(), Trouble> {
         let doing = format!("start VM {}", vm.id);
         self.until_gone(&vm.id).await.doing(&doing)?;
         let site = &self.inner.site;
@@ -485,6 +366,8 @@ impl Cloud {
             .arg("machine")
             .arg("--directory")
             .arg(site.directory());
+        command.arg("--cloud-age-ms");
+        command.arg(cloud_age.as_millis().to_string());
         command.arg(vm.id.as_str());
         log_to(&mut command, &site.log(vm.id.as_str()))?;
         let (reader, writer) = std::io::pipe().doing(&doing)?;

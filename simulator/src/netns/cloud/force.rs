@@ -1,0 +1,188 @@
+//! What is in force in a cloud that runs: rules, paces, and the disks that some rules make full.
+//!
+//! ```text
+//!   order ──► checked ──► given to every VM ──► in the plan ──► disks set ──► in force
+//!                │ refused      └───────────────────┴─ fails ──► all of it taken back
+//! ```
+//!
+//! What is answered with an error is not in force, as far as it can be undone.
+
+use misbehaviour::{Effect, PaceRule, Rule, Script, World};
+use nic_model::VmId;
+
+use super::{Cloud, OrderError};
+use crate::netns::machine::Order;
+use crate::netns::topology::HostName;
+use crate::netns::trouble::{Doing, Trouble};
+
+/// Whether a rule is about a host's disk, which is full for as long as it is in force, and no VM's.
+pub(in crate::netns) fn is_of_the_host(rule: &Rule) -> bool {
+    rule.effect == Effect::DiskFull
+}
+
+impl Cloud {
+    /// Has rules and paces in force, these and no others, now and after a reset.
+    ///
+    /// # Errors
+    /// When one of them cannot be followed, or a VM does not answer.
+    pub(in crate::netns) async fn follow(&self, script: Script) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        self.check(&script)?;
+        let before = self.plan().script;
+        let followed = self.put_in_force(script).await;
+        let done = match followed {
+            Ok(()) => self
+                .plan()
+                .write(&self.inner.site)
+                .map_err(OrderError::from),
+            failed => failed,
+        };
+        if done.is_err() {
+            // That some of it cannot be undone says no more than why this has failed.
+            self.put_in_force(before).await.unwrap_or_default();
+        }
+        done
+    }
+
+    async fn put_in_force(&self, script: Script) -> Result<(), OrderError> {
+        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
+        for vm in on {
+            self.give_script(&vm, &script).await?;
+        }
+        self.lock().plan.script = script;
+        self.set_disks()
+    }
+
+    /// Whether all of a script does something in this cloud.
+    ///
+    /// # Errors
+    /// The first that would not.
+    pub(in crate::netns) fn check(&self, script: &Script) -> Result<(), OrderError> {
+        Ok(script.check_in(World::Netns, |vm| self.vm(vm).is_ok())?)
+    }
+
+    /// Makes the disk of a host full if a rule says so, and gives it room if none does.
+    pub(super) fn set_disk(&self, host: &HostName) -> Result<(), Trouble> {
+        let disk = self.inner.site.disk(host);
+        // Not while the cloud is locked: a whole disk is written.
+        let is_full = self.lock().plan.script.rules.iter().any(is_of_the_host);
+        let done = match is_full {
+            true => disk.fill(),
+            false => disk.free(),
+        };
+        done.doing(format_args!("set the disk of {host}"))
+    }
+
+    fn set_disks(&self) -> Result<(), OrderError> {
+        let hosts = self.plan().topology.hosts;
+        Ok(hosts.iter().try_for_each(|host| self.set_disk(host))?)
+    }
+
+    pub(super) async fn give_script(&self, vm: &VmId, script: &Script) -> Result<(), OrderError> {
+        self.give(vm, &Order::ClearRules).await?;
+        for rule in script.rules.iter().filter(|rule| !is_of_the_host(rule)) {
+            self.give(vm, &Order::AddRule(rule.clone())).await?;
+        }
+        for pace in &script.paces {
+            self.give(vm, &Order::SetPace(pace.clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in a rule everywhere.
+    ///
+    /// # Errors
+    /// When it cannot be followed, or not in this world.
+    pub(in crate::netns) async fn add_rule(&self, rule: Rule) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        self.check_rule(&rule)?;
+        let name = rule.name.clone();
+        let done = self.put_rule_in_force(rule).await;
+        match &done {
+            Ok(()) => self
+                .inner
+                .events
+                .note(format_args!("rule {name:?} is in force")),
+            Err(_) => self.take_rule_back(name).await,
+        }
+        done
+    }
+
+    async fn put_rule_in_force(&self, rule: Rule) -> Result<(), OrderError> {
+        if !is_of_the_host(&rule) {
+            self.give_all(&Order::AddRule(rule.clone())).await?;
+        }
+        self.lock().plan.script.rules.push(rule);
+        self.set_disks()
+    }
+
+    async fn take_rule_back(&self, name: String) {
+        self.lock()
+            .plan
+            .script
+            .rules
+            .retain(|rule| rule.name != name);
+        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
+        let order = Order::RemoveRule(name);
+        for vm in on {
+            self.give(&vm, &order).await.map(drop).unwrap_or_default();
+        }
+        self.set_disks().unwrap_or_default();
+    }
+
+    fn check_rule(&self, rule: &Rule) -> Result<(), OrderError> {
+        self.check(&Script {
+            rules: vec![rule.clone()],
+            ..Script::default()
+        })?;
+        let running = self.lock();
+        let mut names = running.plan.script.rules.iter().map(|known| &known.name);
+        if names.any(|name| *name == rule.name) {
+            return Err(OrderError::RuleTaken(rule.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Takes out a rule, or all of them; whether there was any.
+    ///
+    /// # Errors
+    /// When a VM does not answer.
+    pub(in crate::netns) async fn remove_rules(
+        &self,
+        name: Option<&str>,
+    ) -> Result<bool, OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        let order = match name {
+            Some(name) => Order::RemoveRule(name.to_owned()),
+            None => Order::ClearRules,
+        };
+        self.give_all(&order).await?;
+        let removed = {
+            let mut running = self.lock();
+            let rules = &mut running.plan.script.rules;
+            let before = rules.len();
+            rules.retain(|rule| name.is_some_and(|name| rule.name != name));
+            rules.len() < before
+        };
+        self.set_disks()?;
+        Ok(removed)
+    }
+
+    /// Sets a pace everywhere.
+    ///
+    /// # Errors
+    /// When a VM does not answer.
+    pub(in crate::netns) async fn set_pace(&self, pace: PaceRule) -> Result<(), OrderError> {
+        let _turn = self.inner.turn.lock().await;
+        self.check(&Script {
+            paces: vec![pace.clone()],
+            ..Script::default()
+        })?;
+        self.give_all(&Order::SetPace(pace.clone())).await?;
+        let mut running = self.lock();
+        let paces = &mut running.plan.script.paces;
+        paces.retain(|old| (old.transition, &old.vm) != (pace.transition, &pace.vm));
+        paces.push(pace);
+        Ok(())
+    }
+}
