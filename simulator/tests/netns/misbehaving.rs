@@ -377,6 +377,37 @@ async fn a_file_has_orders_for_later() {
     cloud.nic_in("vm1", "web").await;
 }
 
+#[tokio::test]
+async fn an_order_that_a_vm_has_had_is_not_given_to_its_next_life() {
+    let bed = Bed::of(User::Own);
+    let rules = bed.file("rules.toml", "[[clock]]\norder = \"freeze\"\n");
+    let cloud = bed.up(&["--vms", "1", "--rules", &rules]).await;
+    until("the clock stands still", async || {
+        speed(&cloud).await == Some(0.0)
+    })
+    .await;
+
+    for order in ["kill", "start"] {
+        let done = cloud.bed.run(&["vm", order, "vm1"]).await;
+        assert!(done.status.success(), "{done:?}");
+    }
+    until("hostd is in touch with the next life", async || {
+        let vm = cloud.hostd().vm(&"vm1".parse().unwrap()).await.unwrap();
+        let runs = vm.power == Some(nic_model::PowerState::Running);
+        runs && vm.agent.state == host_api::AgentState::Ready
+    })
+    .await;
+
+    assert_eq!(speed(&cloud).await, Some(1.0));
+}
+
+/// How fast the clock of `vm1` goes.
+async fn speed(cloud: &Cloud) -> Option<f64> {
+    let page: Page = cloud.started.control().get("/").await.unwrap();
+    let vm = page.vms.iter().find(|vm| vm.id.as_str() == "vm1")?;
+    vm.hardware.as_ref().map(|hardware| hardware.speed)
+}
+
 /// Whether the guest in `vm1` is in this state, and its QEMU runs.
 async fn guest_is(cloud: &Cloud, state: GuestState) -> bool {
     let page: Page = cloud.started.control().get("/").await.unwrap();
