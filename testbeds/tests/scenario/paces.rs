@@ -45,9 +45,11 @@ async fn until_in_use(bed: &Bed, vm: &Vm, nic: &NicId, order: CueOrder) -> Resul
     .await
 }
 
-/// Attaches a NIC whose link waits, and shows that it does until `order` is given.
-async fn waits_for(bed: &Bed, vm: &Vm, order: CueOrder) -> Result<()> {
+/// Attaches a NIC whose link waits, and shows that it does until `order` is given: what begins
+/// later in another VM, at `elsewhere`, comes and goes meanwhile.
+async fn waits_for(bed: &Bed, vm: &Vm, elsewhere: Pace, order: CueOrder) -> Result<()> {
     let client = bed.client();
+    let other = bed.vm("vm2").await?;
     let container = vm.guest.make_container().await?;
     let request = nic_into(vm, container.target());
     let nic = client.create_nic(&request, &at_once()).await?.nic;
@@ -55,11 +57,17 @@ async fn waits_for(bed: &Bed, vm: &Vm, order: CueOrder) -> Result<()> {
         Ok(bed.world().qemu(&vm.id).await?.has(&nic.id).then_some(()))
     })
     .await?;
+    set_plug(bed, &other, elsewhere).await?;
+    a_nic_comes_and_goes(bed, &other).await?;
+    set_plug(bed, &other, Pace::Instant).await?;
     let waiting = client.nic(&nic.id).await?;
     ensure!(waiting.state == NicState::Attaching, "{waiting:?}");
 
     until_in_use(bed, vm, &nic.id, order).await?;
 
+    // All that follows takes the guest's time.
+    let run = CueOrder::Clock(ClockOrder::Run);
+    bed.world().give(&vm.id, run).await?;
     set_plug(bed, vm, Pace::Instant).await?;
     is_usable(vm, &container, &client.nic(&nic.id).await?).await?;
     retire(&client, &nic.id).await?;
@@ -69,27 +77,18 @@ async fn waits_for(bed: &Bed, vm: &Vm, order: CueOrder) -> Result<()> {
 async fn a_link_comes_when_somebody_says_so(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     set_plug(bed, &vm, Pace::Manual).await?;
-    waits_for(bed, &vm, CueOrder::Step).await
+    waits_for(bed, &vm, Pace::Instant, CueOrder::Step).await
 }
 
 async fn a_clock_that_stands_still_moves_by_steps(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
-    let clock = |order| bed.world().give(&vm.id, CueOrder::Clock(order));
-    clock(ClockOrder::Freeze).await?;
-    set_plug(bed, &vm, Pace::After("1h".parse()?)).await?;
-
-    let an_hour = CueOrder::Clock(ClockOrder::Step("1h".parse()?));
-    let came = async {
-        let container = vm.guest.make_container().await?;
-        let request = nic_into(&vm, container.target());
-        let nic = bed.client().create_nic(&request, &at_once()).await?.nic;
-        until_in_use(bed, &vm, &nic.id, an_hour).await?;
-        set_plug(bed, &vm, Pace::Instant).await?;
-        clock(ClockOrder::Run).await?;
-        retire(&bed.client(), &nic.id).await?;
-        vm.guest.kill_container(&container).await
-    };
-    came.await
+    let freeze = CueOrder::Clock(ClockOrder::Freeze);
+    bed.world().give(&vm.id, freeze).await?;
+    // By a clock that goes, the link would be there before that of the other VM.
+    let soon = Pace::After("50ms".parse()?);
+    set_plug(bed, &vm, soon).await?;
+    let step = CueOrder::Clock(ClockOrder::Step("50ms".parse()?));
+    waits_for(bed, &vm, soon, step).await
 }
 
 /// The container has gone with the reset, and with it what the NIC was for.
