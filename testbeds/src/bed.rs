@@ -193,6 +193,18 @@ impl Bed {
         .await
     }
 
+    /// Waits until a hostd that has just been started has looked at a VM. Before that it knows of no
+    /// slots in it, and tells whoever wants one to ask again.
+    ///
+    /// # Errors
+    /// When it does not get to it.
+    pub async fn vm_is_seen(&self, vm: &VmId) -> Result<()> {
+        let client = self.client();
+        let seen = || async { Ok(client.vm(vm).await.is_ok().then_some(())) };
+        self.until(&format!("{vm} has been seen"), AGENT_DEADLINE, seen)
+            .await
+    }
+
     /// Waits until `check` gives something: looks now, after each event of hostd's, and now and
     /// then besides, since not everything that is waited for is hostd's.
     ///

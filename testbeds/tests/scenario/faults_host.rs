@@ -108,6 +108,7 @@ async fn a_disk_that_cannot_be_synced_ends_hostd(bed: &Bed) -> Result<()> {
     })
     .await?;
     bed.hostd().start(None).await?;
+    bed.vm_is_seen(&vm.id).await?;
     let answer = client.create_nic(&request, &mutation).await?;
 
     let nic = in_state(answer, NicState::InUse)?;
@@ -259,6 +260,7 @@ async fn hostd_killed_at_every_effect_of_an_attach(bed: &Bed) -> Result<()> {
         let first = client.create_nic(&request, &mutation).await;
         let died = has_died(bed).await?;
         ensure!(died || first.is_ok(), "{death:?}: {first:?}");
+        bed.vm_is_seen(&vm.id).await?;
         let again = client.create_nic(&request, &mutation).await?;
         let nic = in_state(again, NicState::InUse).with_context(|| format!("{death:?}"))?;
         ensure!(client.nics().await?.nics.len() == 1, "{death:?}");
