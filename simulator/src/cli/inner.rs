@@ -26,7 +26,7 @@ pub(crate) struct Machine {
     #[arg(long)]
     directory: PathBuf,
     /// For how many milliseconds the cloud has been there
-    #[arg(long)]
+    #[arg(long, default_value_t = 0)]
     cloud_age_ms: u64,
     /// Which VM
     vm: VmId,
