@@ -201,8 +201,8 @@ impl Bed {
     pub async fn vm_is_seen(&self, vm: &VmId) -> Result<()> {
         let client = self.client();
         let seen = || async { Ok(client.vm(vm).await.is_ok().then_some(())) };
-        self.until(&format!("{vm} has been seen"), AGENT_DEADLINE, seen)
-            .await
+        let what = format!("{vm} has been seen");
+        self.until(&what, AGENT_DEADLINE, seen).await
     }
 
     /// Waits until `check` gives something: looks now, after each event of hostd's, and now and
