@@ -193,8 +193,8 @@ impl Bed {
         .await
     }
 
-    /// Waits until a hostd that has just been started has looked at a VM. Before that it knows of no
-    /// slots in it, and tells whoever wants one to ask again.
+    /// Waits until a hostd that has just been started has looked at a VM. Before that it knows no
+    /// slots of it, and tells whoever wants one to ask again.
     ///
     /// # Errors
     /// When it does not get to it.
