@@ -5,8 +5,8 @@
 //!   the hypervisor has answered a plug, or an unplug ──► that one NIC
 //! ```
 //!
-//! A look at everything costs several commands, for which QEMU stops its guest's I/O (each about
-//! 0.25 ms with 7.2.22). What hostd has just been told about one NIC is as good.
+//! A look at everything takes several commands, each about 0.25 ms of QEMU's time (7.2.22). What
+//! hostd has just been told about one NIC is as good.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -37,7 +37,7 @@ async fn a_nic_comes_and_goes_in_order() {
     world.assert_gone(&nic).await;
 }
 
-/// A look at everything costs the guest more than all the commands of an attach.
+/// A look at everything takes more commands than the attach itself.
 #[tokio::test(start_paused = true)]
 async fn what_the_hypervisor_answers_needs_no_look_at_everything() {
     let world = World::start().await;
