@@ -194,6 +194,9 @@ impl NicBinding {
         }
         let Some(step) = action.step() else { return };
         self.remember(step, took);
+        if self.stops_client(action) {
+            self.lease = LeaseSight::Idle;
+        }
         match result {
             Ok(()) => self.believe(action),
             // One that cannot be disarmed where it is may still be moved.
@@ -405,8 +408,9 @@ impl NicBinding {
     fn next_once_configured(&self, binding: &Binding) -> Action {
         if self.uses_lease() {
             match self.lease {
-                LeaseSight::Idle => return Action::StartLease,
-                LeaseSight::Pending | LeaseSight::Refused { .. } => return Action::Wait,
+                // One that has given up did so for an earlier wish: this one's would have failed.
+                LeaseSight::Idle | LeaseSight::Refused { .. } => return Action::StartLease,
+                LeaseSight::Pending => return Action::Wait,
                 LeaseSight::Granted(_) => {}
             }
         }

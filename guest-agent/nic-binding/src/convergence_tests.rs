@@ -27,6 +27,8 @@ struct SimulatedGuest {
     /// How often the refusal is still to come.
     refusals: u32,
     grants_lease: bool,
+    /// Whether a DHCP client keeps the lease.
+    client_runs: bool,
 }
 
 impl SimulatedGuest {
@@ -38,6 +40,12 @@ impl SimulatedGuest {
     }
 
     fn perform(&mut self, action: &Action) -> Result<(), StepFailure> {
+        let moves = match action {
+            Action::Hold | Action::Disarm | Action::Release => true,
+            Action::Enter { .. } => !matches!(self.place, LinkPlace::Target(_)),
+            _ => false,
+        };
+        self.client_runs &= !moves;
         let step = action.step();
         if let Some((refused, failure)) = &self.refuses
             && Some(*refused) == step
@@ -80,6 +88,7 @@ fn settle(nic: &mut NicBinding, guest: &mut SimulatedGuest) -> usize {
             }
             Action::StartLease => {
                 nic.complete(&Action::StartLease, Ok(()), Duration::ZERO);
+                guest.client_runs = guest.grants_lease;
                 nic.see_lease(if guest.grants_lease {
                     LeaseSight::Granted(lease(50))
                 } else {
@@ -174,7 +183,9 @@ prop_compose! {
         refusals in 1_u32..3,
         grants_lease in any::<bool>(),
     ) -> SimulatedGuest {
-        SimulatedGuest { place, target, refuses, refusals, grants_lease }
+        SimulatedGuest {
+            place, target, refuses, refusals, grants_lease, client_runs: false,
+        }
     }
 }
 
@@ -199,6 +210,8 @@ fn check_rest(nic: &NicBinding, guest: &SimulatedGuest) -> Result<(), TestCaseEr
             prop_assert_eq!(nic.deviation(link), None);
             let alive = matches!(guest.target, TargetSight::Present { .. });
             prop_assert!(alive, "bound in a target that is gone");
+            let kept = guest.client_runs || !nic.uses_lease();
+            prop_assert!(kept, "bound with a lease that nobody renews");
         }
         Phase::Failed { .. } | Phase::Returned => {
             let safe = match place {
@@ -300,6 +313,7 @@ proptest! {
         };
         let mut guest = SimulatedGuest {
             place, target: present(), refuses: None, refusals: 0, grants_lease: true,
+            client_runs: false,
         };
         let binding = if dhcp { dhcp_binding() } else { static_binding() };
         let mut nic = NicBinding::new(bound(binding));

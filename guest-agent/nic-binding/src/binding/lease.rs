@@ -4,7 +4,8 @@ use agent_protocol::{BindError, Binding};
 use nic_model::{IpNet, Ipv4Net, Route};
 
 use super::{Announced, NicBinding, Progress};
-use crate::sight::{Lease, LeaseSight, LinkSeen};
+use crate::action::Action;
+use crate::sight::{Lease, LeaseSight, LinkPlace, LinkSeen};
 
 impl NicBinding {
     /// Takes what the DHCP client says.
@@ -21,6 +22,26 @@ impl NicBinding {
             self.announced = Announced::NotYet;
         }
         self.lease = lease;
+    }
+
+    /// Whether the client is stopped before `action`, and so is not running after it even when the
+    /// link could not be moved. A link that only gets another name where it is keeps its client.
+    pub(super) fn stops_client(&self, action: &Action) -> bool {
+        match action {
+            Action::Hold | Action::Disarm | Action::Release => true,
+            Action::Enter { .. } => !matches!(self.place(), Some(LinkPlace::Target(_))),
+            Action::StartLease
+            | Action::DropLease(_)
+            | Action::SetAddresses(_)
+            | Action::Announce(_)
+            | Action::SetMtu(_)
+            | Action::SetUp
+            | Action::SetRoutes(_)
+            | Action::Wait
+            | Action::Look
+            | Action::Report(_)
+            | Action::Verify => false,
+        }
     }
 
     pub(super) fn uses_lease(&self) -> bool {
