@@ -541,3 +541,21 @@ fn a_link_in_a_slot_that_was_anothers_stays_in_its_container() {
         assert_fixed(3346, steps);
     }
 }
+
+/// The answer to a look was lost when all else was over already, and what was asked next had to wait
+/// for the next look.
+#[test]
+fn what_is_asked_amid_a_look_whose_answer_is_lost_waits_for_the_next_one() {
+    let off = Operation::Happen(Happening::PowerOff(VmKey(2)));
+    let on = Operation::Happen(Happening::PowerOn(VmKey(2)));
+    for nth in 1..40 {
+        let steps = vec![
+            step(&[create(3)], vec![]),
+            step(&[off], vec![]),
+            step(&[on], vec![once("qmp.*", nth, Effect::Lose)]),
+            step(&[attach(3, spot(2, 0))], vec![]),
+        ];
+
+        assert_fixed(8024, steps);
+    }
+}

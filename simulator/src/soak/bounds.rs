@@ -24,6 +24,9 @@ const QUICK: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_secs(8);
 /// Until pings that nobody answers are noticed.
 const UNANSWERED: Duration = Duration::from_secs(10);
+/// Until a call of QMP that nobody answers is given up and made again: it may have been made, by a
+/// look at the VM, when the step that took its answer was all but over.
+const LOST_CALL: Duration = Duration::from_secs(8);
 /// Until something is noticed that nobody tells of: a full look, and the deadline of a call.
 const UNTOLD: Duration = Duration::from_secs(45);
 /// Until a guest is asked again to let go: the longest pause between two requests.
@@ -154,17 +157,13 @@ fn aftermath(trouble: &Trouble) -> Duration {
         Trouble::AgentDies { after, .. } => *after + UNANSWERED + RECONNECT,
         Trouble::Mischief(mischief) => match &mischief.effect {
             Effect::Delay(span) => span.0 + QUICK,
-            Effect::Stall | Effect::Lose | Effect::Corrupt | Effect::Cut(_) | Effect::Crash(_)
-                if !mischief.operation.starts_with("qmp") =>
-            {
-                UNANSWERED + RECONNECT
+            Effect::Stall | Effect::Lose | Effect::Corrupt | Effect::Cut(_) | Effect::Crash(_) => {
+                match mischief.operation.starts_with("qmp") {
+                    true => LOST_CALL,
+                    false => UNANSWERED + RECONNECT,
+                }
             }
-            Effect::Stall
-            | Effect::Lose
-            | Effect::Corrupt
-            | Effect::Cut(_)
-            | Effect::Crash(_)
-            | Effect::Duplicate
+            Effect::Duplicate
             | Effect::Reorder
             | Effect::Error { .. }
             | Effect::Refuse
