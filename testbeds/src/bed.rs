@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use host_api::{AgentState, Client, EventQuery};
 use nic_model::{NicId, VmId};
 use tokio::sync::Mutex;
@@ -26,7 +26,7 @@ use crate::host::{Host, HostState};
 use crate::hostd::Hostd;
 use crate::site::Foundation;
 use crate::vm::VmOptions;
-use crate::world::{World, WorldKind};
+use crate::world::{Misbehaving, SimWorld, World, WorldKind};
 
 /// How long a guest may take to boot: it needs about four seconds under emulation with a core to
 /// itself; several at once on a loaded machine take far longer.
@@ -78,6 +78,27 @@ impl Bed {
     #[must_use]
     pub fn world(&self) -> &dyn World {
         self.world.as_ref()
+    }
+
+    /// The simulated world behind it: a scenario that asks for it says which worlds are none.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn simulated(&self) -> Result<&SimWorld> {
+        let world = self.world.simulated();
+        world.with_context(|| format!("the world {} is none in memory", self.world.kind()))
+    }
+
+    /// How to have things go wrong to order: a scenario that asks for it says which worlds cannot.
+    ///
+    /// # Errors
+    /// When hypervisor and guests are real.
+    pub fn misbehaving(&self) -> Result<&dyn Misbehaving> {
+        let world = self.world.misbehaving();
+        world.with_context(|| {
+            let kind = self.world.kind();
+            format!("hypervisor and guests of the world {kind} are real, and do as they should")
+        })
     }
 
     /// The piece of host.

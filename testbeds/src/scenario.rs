@@ -93,7 +93,8 @@ impl Scenario {
 
 /// Looks again and again at a bed that can be looked at in passing, until something is wrong.
 async fn watch(bed: &Bed) -> anyhow::Error {
-    while let Some(found) = bed.world().breaches() {
+    while let Some(world) = bed.world().simulated() {
+        let found = world.breaches();
         if !found.is_empty() {
             return anyhow::anyhow!("while it was under way:\n  {}", found.join("\n  "));
         }

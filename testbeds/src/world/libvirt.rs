@@ -18,16 +18,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use misbehaviour::{CueOrder, PaceRule, Rule};
 use nic_model::{NicId, VmId};
-use oracle::{SystemView, Violation};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
-use super::{DaemonRestart, SimWorld, World, WorldKind, domain};
+use super::{DaemonRestart, Misbehaving, SimWorld, World, WorldKind, domain};
 use crate::command;
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
@@ -290,31 +288,11 @@ impl World for LibvirtWorld {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    async fn look(&self) -> Result<Option<SystemView>> {
-        Ok(None)
-    }
-
-    fn simulated(&self) -> Result<&SimWorld> {
-        bail!("this world is none in memory")
-    }
-
-    fn breaches(&self) -> Option<Vec<Violation>> {
+    fn simulated(&self) -> Option<&SimWorld> {
         None
     }
 
-    async fn misbehave(&self, rule: Rule) -> Result<()> {
-        bail!("a real QEMU does as it should, whatever {} says", rule.name)
-    }
-
-    async fn behave(&self, rule: &str) -> Result<u64> {
-        bail!("there is no rule {rule}")
-    }
-
-    async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
-        bail!("a real guest takes its own time for {:?}", pace.transition)
-    }
-
-    async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()> {
-        bail!("{vm} is real and does not follow {order:?}")
+    fn misbehaving(&self) -> Option<&dyn Misbehaving> {
+        None
     }
 }

@@ -25,7 +25,6 @@ use anyhow::Result;
 use async_trait::async_trait;
 use misbehaviour::{CueOrder, PaceRule, Rule};
 use nic_model::{NicId, VmId};
-use oracle::{SystemView, Violation};
 use serde_json::Value;
 
 use crate::guest::Guest;
@@ -93,27 +92,26 @@ pub trait World {
     /// The end of the hypervisor's own log.
     async fn log_tail(&self, lines: usize) -> String;
 
-    /// Everything at once, where that can be had without asking anybody; `None` where the parts
-    /// have to be looked at one by one.
-    async fn look(&self) -> Result<Option<SystemView>>;
+    /// The simulated world behind it, for what only such a one can do or show at once; `None` where
+    /// there is none.
+    fn simulated(&self) -> Option<&SimWorld>;
 
-    /// The simulated world behind it, for what only such a one can do: a scenario that asks for it
-    /// says which worlds are none.
+    /// How to have things go wrong to order in it; `None` where hypervisor and guests are real, and
+    /// do as they should.
+    fn misbehaving(&self) -> Option<&dyn Misbehaving>;
+}
+
+/// A world in which things go wrong to order.
+#[async_trait(?Send)]
+pub trait Misbehaving {
+    /// Has something go wrong from now on.
     ///
     /// # Errors
-    /// When there is none.
-    fn simulated(&self) -> Result<&SimWorld>;
-
-    /// What is wrong at this very moment; `None` where looking would take too long, or disturb.
-    fn breaches(&self) -> Option<Vec<Violation>>;
-
-    /// Has something go wrong from now on: a scenario that asks for it says which worlds cannot.
-    ///
-    /// # Errors
-    /// When nothing goes wrong to order here, or the rule cannot be followed.
+    /// When the rule cannot be followed.
     async fn misbehave(&self, rule: Rule) -> Result<()>;
 
-    /// Ends [`Self::misbehave`], and tells how often the rule has been followed.
+    /// Ends [`Self::misbehave`], and tells how often the rule has been followed: of a disk that is
+    /// full only that it was.
     ///
     /// # Errors
     /// When there is no such rule.
@@ -122,13 +120,13 @@ pub trait World {
     /// Sets the pace of a transition of one VM, or of all.
     ///
     /// # Errors
-    /// When guests take their own time here.
+    /// When there is no such VM, or it cannot be told.
     async fn set_pace(&self, pace: &PaceRule) -> Result<()>;
 
     /// Has a VM's clock go otherwise, or what waits in it to be told be done.
     ///
     /// # Errors
-    /// When its clock is the real one, and nothing waits.
+    /// When there is no such VM, or it cannot be told.
     async fn give(&self, vm: &VmId, order: CueOrder) -> Result<()>;
 }
 

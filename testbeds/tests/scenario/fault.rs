@@ -69,9 +69,9 @@ pub(crate) async fn under<T>(
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let name = rule.name.clone();
-    bed.world().misbehave(rule).await?;
+    bed.misbehaving()?.misbehave(rule).await?;
     let outcome = work.await;
-    let done = bed.world().behave(&name).await?;
+    let done = bed.misbehaving()?.behave(&name).await?;
     let outcome = outcome.with_context(|| format!("while {name} was in force"))?;
     ensure!(done > 0, "nothing has come of {name}");
     Ok(outcome)

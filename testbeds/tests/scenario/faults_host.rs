@@ -134,7 +134,7 @@ async fn what_was_acknowledged_survives_a_power_loss(bed: &Bed) -> Result<()> {
     let made = client.create_nic(&nic_on_blue(), &settled()).await?;
     let other = in_state(made, NicState::Available)?;
 
-    bed.world().simulated()?.simulated_host().lose_power();
+    bed.simulated()?.simulated_host().lose_power();
     bed.forget_vm(&vm.id).await;
     bed.hostd().start(None).await?;
 
@@ -223,7 +223,7 @@ fn deaths() -> impl Iterator<Item = Death> {
 
 /// Has hostd die at one effect from now on.
 fn die_at(bed: &Bed, death: Death) -> Result<()> {
-    let host = bed.world().simulated()?.simulated_host();
+    let host = bed.simulated()?.simulated_host();
     let life = host.life().context("no hostd runs")?;
     let effect = life.effects() + death.effect;
     life.die_at(Some(Death { effect, ..death }));
@@ -232,7 +232,7 @@ fn die_at(bed: &Bed, death: Death) -> Result<()> {
 
 /// Whether hostd has died there; it is started again then.
 async fn has_died(bed: &Bed) -> Result<bool> {
-    let host = bed.world().simulated()?.simulated_host();
+    let host = bed.simulated()?.simulated_host();
     match host.life() {
         Some(life) => {
             life.die_at(None);
@@ -339,7 +339,7 @@ async fn hostd_that_dies_again_and_again_gets_there(bed: &Bed) -> Result<()> {
 /// Deadlines go by a clock that does not jump; the wall clock is shown to people alone.
 async fn a_wall_clock_that_jumps_changes_nothing(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
-    let stage = bed.world().simulated()?.stage();
+    let stage = bed.simulated()?.stage();
     for seconds in [3600, -7200, 86_400 * 365] {
         stage.jump_clock(seconds);
         let jump = async {

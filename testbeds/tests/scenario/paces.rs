@@ -31,14 +31,14 @@ async fn set_plug(bed: &Bed, vm: &Vm, pace: Pace) -> Result<()> {
         vm: Some(vm.id.clone()),
         pace,
     };
-    bed.world().set_pace(&rule).await
+    bed.misbehaving()?.set_pace(&rule).await
 }
 
 /// Gives an order again and again until the NIC is in use: only what has begun follows it.
 async fn until_in_use(bed: &Bed, vm: &Vm, nic: &NicId, order: CueOrder) -> Result<()> {
     let client = bed.client();
     bed.until("the NIC is in use", PATIENCE, || async {
-        bed.world().give(&vm.id, order).await?;
+        bed.misbehaving()?.give(&vm.id, order).await?;
         let state = client.nic(nic).await?.state;
         Ok((state == NicState::InUse).then_some(()))
     })
@@ -67,7 +67,7 @@ async fn waits_for(bed: &Bed, vm: &Vm, elsewhere: Pace, order: CueOrder) -> Resu
 
     // All that follows takes the guest's time.
     let run = CueOrder::Clock(ClockOrder::Run);
-    bed.world().give(&vm.id, run).await?;
+    bed.misbehaving()?.give(&vm.id, run).await?;
     set_plug(bed, vm, Pace::Instant).await?;
     is_usable(vm, &container, &client.nic(&nic.id).await?).await?;
     retire(&client, &nic.id).await?;
@@ -83,7 +83,7 @@ async fn a_link_comes_when_somebody_says_so(bed: &Bed) -> Result<()> {
 async fn a_clock_that_stands_still_moves_by_steps(bed: &Bed) -> Result<()> {
     let vm = bed.vm("vm1").await?;
     let freeze = CueOrder::Clock(ClockOrder::Freeze);
-    bed.world().give(&vm.id, freeze).await?;
+    bed.misbehaving()?.give(&vm.id, freeze).await?;
     // By a clock that goes, the link would be there before that of the other VM.
     let soon = Pace::After("50ms".parse()?);
     set_plug(bed, &vm, soon).await?;

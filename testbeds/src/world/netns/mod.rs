@@ -25,7 +25,6 @@ use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 use misbehaviour::{CueOrder, Effect, PaceRule, Rule, World as RuleWorld};
 use nic_model::{NicId, VmId};
-use oracle::{SystemView, Violation};
 use serde_json::{Value, json};
 use simulator::netns::{HostDisk, Plan, Site as CloudSite};
 use tokio::process::{Child, Command};
@@ -33,7 +32,7 @@ use tokio::sync::Mutex;
 
 use self::hardware::{ControlLine, NamespaceHardware};
 use self::shell::TerminalShell;
-use super::{DaemonRestart, SimWorld, VMS, World, WorldKind, hidden, qmp_vms};
+use super::{DaemonRestart, Misbehaving, SimWorld, VMS, World, WorldKind, hidden, qmp_vms};
 use crate::guest::shell::{AgentChannel, ScriptedAgent, Shell};
 use crate::guest::{Guest, ShellGuest};
 use crate::host::Host;
@@ -253,18 +252,17 @@ impl World for NetnsWorld {
         logs
     }
 
-    async fn look(&self) -> Result<Option<SystemView>> {
-        Ok(None)
-    }
-
-    fn simulated(&self) -> Result<&SimWorld> {
-        bail!("this world is none in memory")
-    }
-
-    fn breaches(&self) -> Option<Vec<Violation>> {
+    fn simulated(&self) -> Option<&SimWorld> {
         None
     }
 
+    fn misbehaving(&self) -> Option<&dyn Misbehaving> {
+        Some(self)
+    }
+}
+
+#[async_trait(?Send)]
+impl Misbehaving for NetnsWorld {
     async fn misbehave(&self, rule: Rule) -> Result<()> {
         rule.check_in(RuleWorld::Netns)?;
         if rule.effect == Effect::DiskFull {

@@ -38,7 +38,7 @@ use self::guest::SimGuest;
 use self::host::SimHost;
 use self::hostd::SimHostd;
 use self::wire::Wire;
-use super::{DaemonRestart, VMS, World, WorldKind, qmp_vms};
+use super::{DaemonRestart, Misbehaving, VMS, World, WorldKind, qmp_vms};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::hostd::{Hostd, configuration};
@@ -147,6 +147,29 @@ impl SimWorld {
     #[must_use]
     pub fn simulated_host(&self) -> &SimulatedHost {
         &self.simulated
+    }
+
+    /// Everything at once.
+    ///
+    /// # Errors
+    /// While no hostd runs.
+    pub fn look(&self) -> Result<SystemView> {
+        let mut view = self.simulated.view().context("no hostd runs")?;
+        view.host.disturbed = self.host.disturbed();
+        view.vms.retain(|_, vm| vm.guest.is_some());
+        Ok(view)
+    }
+
+    /// What is wrong at this very moment. Where nothing has crossed a boundary since the last look
+    /// there is nothing new to see.
+    #[must_use]
+    pub fn breaches(&self) -> Vec<Violation> {
+        let entries = self.stage.trace().entries();
+        let is_new = self.looked_at.replace(entries) != entries;
+        match is_new && !self.sabotaged.0.get() {
+            true => self.simulated.violations(Moment::Any),
+            false => Vec::new(),
+        }
     }
 }
 
@@ -277,27 +300,17 @@ impl World for SimWorld {
         all[all.len().saturating_sub(TRACE_ENTRIES)..].join("\n")
     }
 
-    async fn look(&self) -> Result<Option<SystemView>> {
-        let mut view = self.simulated.view().context("no hostd runs")?;
-        view.host.disturbed = self.host.disturbed();
-        view.vms.retain(|_, vm| vm.guest.is_some());
-        Ok(Some(view))
+    fn simulated(&self) -> Option<&SimWorld> {
+        Some(self)
     }
 
-    fn simulated(&self) -> Result<&SimWorld> {
-        Ok(self)
+    fn misbehaving(&self) -> Option<&dyn Misbehaving> {
+        Some(self)
     }
+}
 
-    /// Where nothing has crossed a boundary since the last look there is nothing new to see.
-    fn breaches(&self) -> Option<Vec<Violation>> {
-        let entries = self.stage.trace().entries();
-        let is_new = self.looked_at.replace(entries) != entries;
-        Some(match is_new && !self.sabotaged.0.get() {
-            true => self.simulated.violations(Moment::Any),
-            false => Vec::new(),
-        })
-    }
-
+#[async_trait(?Send)]
+impl Misbehaving for SimWorld {
     async fn misbehave(&self, rule: Rule) -> Result<()> {
         self.stage.rules().add(rule)?;
         Ok(())
