@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use misbehaviour::{CueOrder, Effect, PaceRule, Rule, World as RuleWorld};
 use nic_model::{NicId, VmId};
