@@ -204,8 +204,8 @@ impl Store {
         books.ledger.shared(id).filter(|_| durable).cloned()
     }
 
-    /// The NICs whose present place is in a VM and whose records are durable: those that its worker
-    /// may act on.
+    /// The NICs whose present place is in a VM and whose records are durable, in the order of their
+    /// ids: those that its worker may act on.
     #[must_use]
     pub fn durable_nics_at(&self, vm: &VmId) -> Vec<Arc<NicRecord>> {
         let books = self.books();

@@ -52,7 +52,8 @@ pub struct Ledger {
     nics_of_tenant: BTreeMap<TenantId, u64>,
     addresses_of_tenant: BTreeMap<TenantId, u64>,
     nics_at_vm: BTreeMap<VmId, BTreeSet<NicId>>,
-    hardware: BTreeMap<VmId, VmHardware>,
+    /// Shared with the worker of each VM.
+    hardware: BTreeMap<VmId, Arc<VmHardware>>,
     unanswered: BTreeSet<VmId>,
     /// Hypervisors that have yet to say which VMs they have.
     listings_awaited: usize,
@@ -170,12 +171,12 @@ impl Ledger {
     }
 
     /// Notes what a VM's hardware looks like now, unless it is being forgotten.
-    pub fn observe(&mut self, vm: &VmId, hardware: VmHardware) {
+    pub fn observe(&mut self, vm: &VmId, hardware: impl Into<Arc<VmHardware>>) {
         if self.retired.contains(vm) {
             return;
         }
         self.unanswered.remove(vm);
-        self.hardware.insert(vm.clone(), hardware);
+        self.hardware.insert(vm.clone(), hardware.into());
     }
 
     /// Notes that nobody could say what a VM's hardware looks like now. What is known of it stays:
@@ -233,12 +234,13 @@ impl Ledger {
     /// What a VM's hardware looked like last.
     #[must_use]
     pub fn hardware(&self, vm: &VmId) -> Option<&VmHardware> {
-        self.hardware.get(vm)
+        self.hardware.get(vm).map(Arc::as_ref)
     }
 
     /// Every VM that has been seen.
     pub fn vms(&self) -> impl Iterator<Item = (&VmId, &VmHardware)> {
-        self.hardware.iter()
+        let all = self.hardware.iter();
+        all.map(|(vm, hardware)| (vm, hardware.as_ref()))
     }
 
     /// The NIC that has a MAC address.

@@ -9,6 +9,7 @@
 //! hostd has just been told about one NIC is as good.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::{InspectError, Trouble};
@@ -47,7 +48,7 @@ impl VmWorker {
             Err(InspectError {
                 trouble: Trouble::NoSuchVm | Trouble::NotRunning,
                 ..
-            }) => switched_off(self.hardware.take()),
+            }) => switched_off(self.hardware.as_deref()),
             Err(error) => return self.lose_sight(chain(&error), INSPECT_RETRY),
         };
         if hardware.power == PowerState::Off
@@ -92,14 +93,14 @@ impl VmWorker {
                 .board
                 .vm_event(&self.vm, Happening::VmChanged(power));
         }
-        self.hardware = Some(hardware);
+        self.hardware = Some(Arc::new(hardware));
         self.tell_ledger();
     }
 
     /// The hypervisor has just made a device as it was asked to: what is known of the hardware
     /// follows, without another look at all of it.
     pub(super) fn put_in(&mut self, record: &NicRecord, slot: &SlotId) {
-        let Some(hardware) = &mut self.hardware else {
+        let Some(hardware) = self.hardware.as_mut().map(Arc::make_mut) else {
             return;
         };
         hardware.nics.retain(|plugged| plugged.nic != record.id);
@@ -119,7 +120,7 @@ impl VmWorker {
     /// The hypervisor has just said that nothing of a NIC is left, having looked: what is known of
     /// the hardware follows, and its slot is free, without another look at all of it.
     pub(super) fn take_out(&mut self, nic: &NicId) {
-        let Some(hardware) = &mut self.hardware else {
+        let Some(hardware) = self.hardware.as_mut().map(Arc::make_mut) else {
             return;
         };
         hardware.nics.retain(|plugged| plugged.nic != *nic);
@@ -196,13 +197,11 @@ impl VmWorker {
     }
 }
 
-fn switched_off(last: Option<VmHardware>) -> VmHardware {
+fn switched_off(last: Option<&VmHardware>) -> VmHardware {
     VmHardware {
         power: PowerState::Off,
         run: None,
-        hotplug: last
-            .as_ref()
-            .map_or(HotplugMode::Acpi, |hardware| hardware.hotplug),
+        hotplug: last.map_or(HotplugMode::Acpi, |hardware| hardware.hotplug),
         slots: Vec::new(),
         nics: Vec::new(),
         channel: None,

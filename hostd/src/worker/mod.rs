@@ -80,7 +80,8 @@ pub struct VmWorker {
     /// Whether nothing was to be done or waited for when everything was last gone through.
     rest: Rest,
     wake_others: Arc<dyn Fn(&VmId) + Send + Sync>,
-    hardware: Option<VmHardware>,
+    /// Shared with the ledger.
+    hardware: Option<Arc<VmHardware>>,
     /// Whether the hardware may look otherwise by now.
     stale: bool,
     looked_at: Option<Instant>,
@@ -195,7 +196,7 @@ impl VmWorker {
                 self.rest = Rest::No;
             }
         }
-        self.drop_departed().await;
+        self.drop_departed(&records).await;
         self.tell_agent_state();
         self.deal_with_strays().await;
     }
@@ -414,15 +415,21 @@ impl VmWorker {
     }
 
     /// A change that is not durable yet takes no NIC away: it may come to nothing.
-    async fn drop_departed(&mut self) {
-        let departed: Vec<_> = self.tools.store.read(|ledger| {
+    /// Those of `here`, as the round has found them in the order of their ids, have not left.
+    async fn drop_departed(&mut self, here: &[Arc<NicRecord>]) {
+        let is_found = |id: &NicId| here.binary_search_by_key(&id, |record| &record.id).is_ok();
+        let others: Vec<&NicId> = self.nics.keys().filter(|id| !is_found(id)).collect();
+        if others.is_empty() {
+            return;
+        }
+        let departed: Vec<NicId> = self.tools.store.read(|ledger| {
             let is_here = |id: &NicId| {
                 let record = ledger.nic(id);
                 let place = record.and_then(|record| record.placement.as_ref());
                 place.is_some_and(|placement| placement.vm == self.vm)
             };
-            let known = self.nics.keys();
-            known.filter(|id| !is_here(id)).cloned().collect()
+            let departed = others.into_iter().filter(|id| !is_here(id));
+            departed.cloned().collect()
         });
         for id in departed {
             self.nics.remove(&id);

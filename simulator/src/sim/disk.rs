@@ -10,7 +10,7 @@
 //! Claims are what SQLite's unique index makes of them: a batch that takes what another row holds
 //! is refused whole. Rows bear a checksum, so that a torn one is found when it is loaded.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,8 +33,10 @@ pub struct Disk(Arc<Mutex<Content>>);
 
 #[derive(Debug)]
 struct Content {
-    rows: BTreeMap<Address, Stored>,
-    claims: BTreeMap<Claim, Address>,
+    /// Both by hash, since there are thousands, each is found by its name, and whoever wants all of
+    /// them wants them in order: [`in_order`].
+    rows: HashMap<Address, Stored>,
+    claims: HashMap<Claim, Address>,
     /// Batches that are written and not synced, oldest first, each with what it replaced.
     unsynced: VecDeque<Written>,
     sync_ends: Option<Instant>,
@@ -73,8 +75,8 @@ impl Disk {
     #[must_use]
     pub fn new(chance: Chance) -> Self {
         Self(Arc::new(Mutex::new(Content {
-            rows: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            rows: HashMap::new(),
+            claims: HashMap::new(),
             unsynced: VecDeque::new(),
             sync_ends: None,
             chance,
@@ -126,19 +128,16 @@ impl Disk {
     #[must_use]
     pub fn view(&self) -> JournalView {
         let content = lock(&self.0);
-        let rows = content.rows.iter().map(|((kind, key), row)| JournalRow {
+        let rows = in_order(&content.rows).map(|((kind, key), row)| JournalRow {
             kind: kind.to_string(),
             key: key.clone(),
             body: serde_json::from_str(&row.body).ok(),
         });
-        let claims = content
-            .claims
-            .iter()
-            .map(|(claim, (kind, key))| JournalClaim {
-                owner: (kind.to_string(), key.clone()),
-                scope: claim.scope.clone(),
-                value: claim.value.clone(),
-            });
+        let claims = in_order(&content.claims).map(|(claim, (kind, key))| JournalClaim {
+            owner: (kind.to_string(), key.clone()),
+            scope: claim.scope.clone(),
+            value: claim.value.clone(),
+        });
         JournalView {
             rows: rows.collect(),
             claims: claims.collect(),
@@ -183,7 +182,7 @@ impl Disk {
 
     fn load(&self) -> Result<Vec<Row>, LoadError> {
         let content = lock(&self.0);
-        let rows = content.rows.iter().map(|((kind, key), row)| {
+        let rows = in_order(&content.rows).map(|((kind, key), row)| {
             if row.health == Health::Torn {
                 return Err(LoadError::Damaged {
                     kind: kind.to_string(),
@@ -316,6 +315,13 @@ impl Content {
         self.unsynced.clear();
         self.sync_ends = None;
     }
+}
+
+/// What a map holds, so that nothing depends on how it hashes.
+fn in_order<K: Ord, V>(map: &HashMap<K, V>) -> impl Iterator<Item = (&K, &V)> {
+    let mut all: Vec<_> = map.iter().collect();
+    all.sort_unstable_by_key(|(key, _)| *key);
+    all.into_iter()
 }
 
 fn address(kind: &str, key: &str) -> Option<Address> {
