@@ -92,6 +92,16 @@ pub async fn simulator_programs(cache: &Cache) -> Result<SimulatorPrograms> {
     })
 }
 
+/// The simulator, beside all that a cloud on a laptop needs.
+///
+/// # Errors
+/// When they do not build.
+pub async fn cloud_programs(cache: &Cache) -> Result<PathBuf> {
+    let packages = ["simulator", "hostd", "nicctl", "guest-agent"];
+    let [simulator, ..] = own_programs(cache, packages, None).await?;
+    Ok(simulator)
+}
+
 /// Programs of this workspace, each of the package of its name, with the optimisation that this
 /// program itself was built with. They are kept apart from cargo's own output, so that a build
 /// beside a test run does not change the programs under it.

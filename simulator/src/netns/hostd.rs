@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use host_api::{AgentState, Client};
+use host_api::{AgentState, Client, Vm};
 use nic_model::{LinkName, NetworkName, TenantId, VmClassName, VmId};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use super::plan::{Frames, Plan};
 use super::process::{Process, Undertaker, log_to};
 use super::site::Site;
 use super::topology::{Class, HostName, Quota, Timeouts};
-use super::trouble::{Doing, Trouble};
+use super::trouble::{Doing, Trouble, in_full};
 
 /// hostd answers within tens of milliseconds of its start.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -145,26 +145,90 @@ pub(super) async fn until_ready(
     awaited: &BTreeMap<VmId, GuestState>,
 ) -> Result<(), Trouble> {
     let client = Client::unix(site.api(host));
+    let mut missing = String::new();
     let ready = async {
-        while !is_ready(&client, awaited).await {
+        while let Some(what) = look_for_missing(&client, awaited).await {
+            missing = what;
             tokio::time::sleep(START_POLL).await;
         }
     };
     let waited = tokio::time::timeout(START_DEADLINE, ready).await;
-    waited.doing(format_args!(
-        "wait until the hostd of {host} is ready (its log: {})",
-        site.log(host.as_str()).display()
-    ))
+    waited.map_err(|_elapsed| {
+        let log = site.log(host.as_str());
+        let doing = format_args!("start the hostd of {host} (its log: {})", log.display());
+        Trouble::new(doing, missing)
+    })
 }
 
-async fn is_ready(client: &Client, awaited: &BTreeMap<VmId, GuestState>) -> bool {
-    let Ok(list) = client.vms().await else {
-        return false;
+/// What the hostd of a host that has only just been started still lacks.
+async fn look_for_missing(client: &Client, awaited: &BTreeMap<VmId, GuestState>) -> Option<String> {
+    match client.vms().await {
+        Ok(list) => awaited
+            .iter()
+            .find_map(|(id, guest)| missing_of(id, *guest, &list.vms)),
+        Err(error) => Some(in_full(&error)),
+    }
+}
+
+fn missing_of(id: &VmId, guest: GuestState, vms: &[Vm]) -> Option<String> {
+    let found = vms.iter().find(|vm| vm.id == *id);
+    let Some(vm) = found.filter(|vm| vm.power.is_some()) else {
+        return Some(format!("it cannot reach the hypervisor of {id}"));
     };
-    let in_touch = |(id, guest): (&VmId, &GuestState)| {
-        let found = list.vms.iter().find(|vm| vm.id == *id);
-        let agent_is = |vm: &host_api::Vm| vm.agent.state == AgentState::Ready;
-        found.is_some_and(|vm| vm.power.is_some() && (*guest == GuestState::Down || agent_is(vm)))
-    };
-    awaited.iter().all(in_touch)
+    let can_work = guest == GuestState::Down || vm.agent.state == AgentState::Ready;
+    (!can_work).then(|| match vm.agent.state {
+        AgentState::Incompatible => {
+            format!("the agent of {id} is incompatible: it is of another build than hostd")
+        }
+        state @ (AgentState::Absent
+        | AgentState::Connecting
+        | AgentState::Ready
+        | AgentState::Misbehaving) => format!("the agent of {id} is {state}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(power: Option<&str>, agent: &str) -> Vm {
+        let vm = serde_json::json!({
+            "id": "vm1", "power": power, "class": "small",
+            "agent": {"state": agent, "since_ms": 0},
+            "slots": {"total": 8, "free": 8, "reserved": 0},
+            "limits": {
+                "max_nics": 8, "max_addresses_per_nic": 4, "max_queues": 1,
+                "rates": {"in": {}, "out": {}},
+            },
+            "usage": {"nics": 0, "addresses": 0}, "nics": [],
+        });
+        serde_json::from_value(vm).expect("it is one")
+    }
+
+    #[test]
+    fn what_is_still_missing_is_told_by_its_name() {
+        let id: VmId = "vm1".parse().expect("it is an id");
+        let missing = |guest, vms: &[Vm]| missing_of(&id, guest, vms).unwrap_or_default();
+        let up = GuestState::Up;
+
+        assert_eq!(missing(up, &[vm(Some("running"), "ready")]), "");
+        assert_eq!(
+            missing(GuestState::Down, &[vm(Some("running"), "connecting")]),
+            ""
+        );
+        assert_eq!(
+            missing(up, &[vm(Some("running"), "connecting")]),
+            "the agent of vm1 is connecting"
+        );
+        assert_eq!(
+            missing(up, &[vm(Some("running"), "incompatible")]),
+            "the agent of vm1 is incompatible: it is of another build than hostd"
+        );
+        for unseen in [vec![], vec![vm(None, "ready")]] {
+            assert_eq!(
+                missing(up, &unseen),
+                "it cannot reach the hypervisor of vm1"
+            );
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Measurements: what hostd adds to an attach, beside the floor inside the same operation and the
-//! same thing done by hand. How many it does a second is measured by [`throughput`], and what it
-//! costs while nothing happens by [`idle`].
+//! same thing done by hand. How many it does a second is measured by [`throughput`], what it costs
+//! while nothing happens by [`idle`], and how soon a cloud on a laptop can be used by [`up`].
 //!
 //! ```text
 //!   one round    hostd: attach ─► first echo ─► answer ─► detach ─► answer
@@ -21,6 +21,7 @@ mod percentiles;
 pub mod probe;
 mod summary;
 pub mod throughput;
+pub mod up;
 
 pub use by_hand::{ByHand, HandTimes};
 pub use cpu::{Effort, Efforts};

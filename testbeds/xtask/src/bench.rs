@@ -21,6 +21,8 @@ enum Measurement {
     Throughput(Throughput),
     /// What hostd costs with 10,000 NICs in use while nothing happens
     Idle(Idle),
+    /// How long a cloud on a laptop takes until it can be used
+    Up(Up),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +73,19 @@ struct Idle {
     seconds: u16,
 }
 
+#[derive(Debug, clap::Args)]
+struct Up {
+    /// Where the result goes
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Starts that count
+    #[arg(long, default_value_t = 30)]
+    rounds: u16,
+    /// VMs of each cloud
+    #[arg(long, default_value_t = 3)]
+    vms: u16,
+}
+
 /// `cargo xtask bench`
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
     match &arguments.measurement {
@@ -81,6 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Verdict> {
             harness::hand_over_to_benchmark("throughput", &throughput.for_benchmark()?)
         }
         Measurement::Idle(idle) => harness::hand_over_to_benchmark("idle", &idle.for_benchmark()?),
+        Measurement::Up(up) => harness::hand_over_to_benchmark("up", &up.for_benchmark()?),
     }
 }
 
@@ -121,6 +137,16 @@ impl Idle {
         let words = |(name, number): (&str, u16)| [name.to_owned(), number.to_string()];
         let mut arguments: Vec<String> = numbers.into_iter().flat_map(words).collect();
         arguments.extend(["--ports".to_owned(), self.ports.clone()]);
+        arguments.extend(path_argument("--json", self.json.as_deref())?);
+        Ok(arguments)
+    }
+}
+
+impl Up {
+    fn for_benchmark(&self) -> anyhow::Result<Vec<String>> {
+        let numbers = [("--rounds", self.rounds), ("--vms", self.vms)];
+        let words = |(name, number): (&str, u16)| [name.to_owned(), number.to_string()];
+        let mut arguments: Vec<String> = numbers.into_iter().flat_map(words).collect();
         arguments.extend(path_argument("--json", self.json.as_deref())?);
         Ok(arguments)
     }
