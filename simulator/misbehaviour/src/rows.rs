@@ -156,14 +156,14 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         family: "event",
-        members: &["RESET", "SHUTDOWN", "STOP"],
+        members: &["RESET", "STOP"],
         effects: EVENT,
         about: About::Vm,
         except: &[],
     },
     Row {
         family: "event",
-        members: &["POWERDOWN", "RESUME"],
+        members: &["POWERDOWN", "RESUME", "SHUTDOWN"],
         effects: EVENT,
         about: About::Vm,
         except: &[UNASKED],

@@ -1,5 +1,6 @@
 //! What came of a fleet, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Report {
     pub qemu_deaths: u64,
     /// How often a host was looked at in passing.
     pub looks: u64,
+    /// How often each rule took effect, by its name.
+    pub rules: BTreeMap<String, u64>,
     /// How much was found to be wrong, in passing and in the end.
     pub violations: u64,
     /// The first of it, in words.
@@ -104,6 +107,7 @@ impl Report {
             hostd_deaths: sum(|shard| shard.hostd_deaths),
             qemu_deaths: sum(|shard| shard.qemu_deaths),
             looks: sum(|shard| shard.looks),
+            rules: rules_done(&shards),
             violations: sum(|shard| shard.violations.len() as u64),
             violation_samples: samples(shards.iter().flat_map(|shard| &shard.violations)),
             leaks: leaks.len(),
@@ -123,6 +127,14 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.violations == 0 && self.leaks == 0 && self.not_begun == 0
     }
+}
+
+fn rules_done(shards: &[ShardReport]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (name, done) in shards.iter().flat_map(|shard| &shard.rules) {
+        *all.entry(name.clone()).or_default() += done;
+    }
+    all
 }
 
 fn samples<'a>(of: impl Iterator<Item = &'a String>) -> Vec<String> {

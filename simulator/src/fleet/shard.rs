@@ -1,6 +1,6 @@
 //! One shard of a fleet: a world with its share of hosts, from set-up to the last look.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(super) struct ShardReport {
     pub(super) hostd_deaths: u64,
     pub(super) qemu_deaths: u64,
     pub(super) looks: u64,
+    /// How often each rule took effect, by its name.
+    pub(super) rules: BTreeMap<String, u64>,
     pub(super) violations: BTreeSet<Violation>,
     pub(super) leaks: Vec<String>,
     pub(super) trace_hash: [u8; 32],
@@ -227,7 +229,11 @@ impl Shard {
 
     /// Nothing goes wrong any more, and everybody lets go: whatever is under way comes to its end.
     async fn drain(&mut self) {
-        self.sim.stage.rules().clear();
+        let stage = self.sim.stage.clone();
+        for (rule, done) in stage.rules().rules() {
+            self.report.rules.insert(rule.name.clone(), done);
+        }
+        stage.rules().clear();
         for (_, vm) in self.sim.vms() {
             let pace = Pace::After(Span(Duration::from_millis(50)));
             change_unplug(vm, Unplug::LetsGo(pace));
