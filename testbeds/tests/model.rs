@@ -546,13 +546,23 @@ fn a_link_in_a_slot_that_was_anothers_stays_in_its_container() {
 /// for the next look.
 #[test]
 fn what_is_asked_amid_a_look_whose_answer_is_lost_waits_for_the_next_one() {
-    let off = Operation::Happen(Happening::PowerOff(VmKey(2)));
+    let blackout = Trouble::PowerLoss(Blackout::After(Duration::from_millis(165)));
+    let kill = Trouble::Kill(Kill {
+        moment: Moment::Effect {
+            number: 2,
+            side: Side::After,
+        },
+        downtime: Duration::from_millis(2956),
+    });
     let on = Operation::Happen(Happening::PowerOn(VmKey(2)));
-    for nth in 1..40 {
+    // One of them is the answer to the second look of the new hostd.
+    for nth in 20..30 {
+        let lost = once("qmp.*", nth, Effect::Lose);
+        let asked = [attach(3, spot(2, 1)), on, attach(0, spot(1, 0))];
         let steps = vec![
             step(&[create(3)], vec![]),
-            step(&[off], vec![]),
-            step(&[on], vec![once("qmp.*", nth, Effect::Lose)]),
+            step(&[detach(2)], vec![blackout.clone()]),
+            step(&asked, vec![lost, kill.clone()]),
             step(&[attach(3, spot(2, 0))], vec![]),
         ];
 
