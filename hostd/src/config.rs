@@ -18,6 +18,8 @@ use serde::Deserialize;
 /// Where the journal and the socket are unless the file says otherwise.
 const DEFAULT_SOCKET: &str = "/run/nicferry/hostd.sock";
 const DEFAULT_JOURNAL: &str = "/var/lib/nicferry/journal.sqlite";
+/// Longer than anybody waits for a guest, and far from where an instant overflows.
+const TIMEOUT_MAX_SECONDS: u64 = 7 * 24 * 60 * 60;
 
 /// Everything hostd was configured to do, checked.
 #[derive(Debug, Clone)]
@@ -289,6 +291,7 @@ fn check(raw: RawConfig) -> Result<Config, Mistakes> {
     let socket_mode = check_mode(raw.socket_mode.as_deref(), &mut mistakes);
     let ports = check_networks(&raw.network, &mut mistakes);
     check_vms(&raw, &mut mistakes);
+    check_timeouts(&raw.timeouts, &mut mistakes);
     if !mistakes.0.is_empty() {
         return Err(mistakes);
     }
@@ -331,6 +334,19 @@ fn check_mode(text: Option<&str>, mistakes: &mut Mistakes) -> u32 {
                 .push("socket_mode must be an octal file mode such as \"0660\"".to_owned());
             0o600
         }
+    }
+}
+
+fn check_timeouts(timeouts: &RawTimeouts, mistakes: &mut Mistakes) {
+    let all = [
+        ("attach_seconds", timeouts.attach_seconds),
+        ("release_seconds", timeouts.release_seconds),
+        ("quarantine_seconds", timeouts.quarantine_seconds),
+    ];
+    for (name, seconds) in all.into_iter().filter(|(_, it)| *it > TIMEOUT_MAX_SECONDS) {
+        mistakes.0.push(format!(
+            "timeouts.{name} is {seconds}, and may be {TIMEOUT_MAX_SECONDS} at most"
+        ));
     }
 }
 
@@ -500,6 +516,22 @@ mod tests {
 
         assert_eq!(config.socket_mode, 0o600);
         assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn a_time_of_more_than_a_week_is_refused_by_its_name() {
+        for name in ["attach_seconds", "release_seconds", "quarantine_seconds"] {
+            for (seconds, is_taken) in [(604_800, true), (604_801, false), (u64::MAX / 2, false)] {
+                let taken = parse(&format!("[timeouts]\n{name} = {seconds}"));
+
+                let mistakes = taken.err().map(|it| it.to_string()).unwrap_or_default();
+                assert_eq!(
+                    mistakes.contains(name),
+                    !is_taken,
+                    "{name} = {seconds}: {mistakes}"
+                );
+            }
+        }
     }
 
     #[test]
