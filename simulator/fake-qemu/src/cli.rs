@@ -14,6 +14,7 @@ use fake_qemu::{Hardware, HotplugMode, MonitorId, PortHotplug, Profile, Start};
 use misbehaviour::{Rulebook, Script, Span, World};
 use nic_model::VmId;
 use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A QEMU that runs no guest and speaks QMP as the real one does
 #[derive(Debug, clap::Parser)]
@@ -92,7 +93,16 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             listen(&qemu, MonitorId(number), &listener).await
         }));
     }
-    qemu.run().await;
+    let mut ended = std::pin::pin!(qemu.run());
+    tokio::select! {
+        biased;
+        () = &mut ended => {}
+        told = told_to_end() => {
+            told?;
+            qemu.terminate();
+            ended.await;
+        }
+    }
     // What has been said by then is still sent; clients that do not read are not waited for.
     let last_words = futures_of(monitors);
     drop(tokio::time::timeout(Duration::from_millis(100), last_words).await);
@@ -100,6 +110,21 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         drop(std::fs::remove_file(path));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for one of the signals by which QEMU is asked to end (`os_setup_signal_handling` in its
+/// `os-posix.c`).
+async fn told_to_end() -> anyhow::Result<()> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        biased;
+        _ = hang_up.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 async fn futures_of(monitors: Vec<tokio::task::JoinHandle<std::io::Result<()>>>) {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -131,6 +132,24 @@ fn it_ends_when_it_is_told_to_and_leaves_no_socket() {
     assert_eq!(monitor.message(), None);
     assert!(running.child.wait().unwrap().success());
     assert!(!running.directory.path().join("monitor").exists());
+}
+
+#[test]
+fn a_signal_ends_it_with_a_word_of_the_reason_as_qemu_7_2() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut running = Running::start(&[]);
+        let mut monitor = running.connect();
+
+        kill_process(Pid::from_child(&running.child), signal).unwrap();
+
+        let event = monitor.message().unwrap();
+        assert_eq!(event["event"], "SHUTDOWN");
+        let data = json!({"guest": false, "reason": "host-signal"});
+        assert_eq!(event["data"], data);
+        assert_eq!(monitor.message(), None);
+        assert!(running.child.wait().unwrap().success());
+        assert!(!running.directory.path().join("monitor").exists());
+    }
 }
 
 #[test]

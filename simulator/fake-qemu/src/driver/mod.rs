@@ -131,6 +131,14 @@ impl<D, S: Surroundings<D>> FakeQemu<D, S> {
         look(&mut self.lock().surroundings)
     }
 
+    /// Ends it as a signal does that asks for the end: monitors are told.
+    pub fn terminate(&self) {
+        let mut state = self.lock();
+        let now = state.now();
+        state.machine.terminate(now);
+        state.settle();
+    }
+
     /// Ends it as `kill -9` does: connections close, nobody is told why.
     pub fn kill(&self) {
         self.lock().die();

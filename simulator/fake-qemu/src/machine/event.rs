@@ -11,6 +11,7 @@ use super::{Machine, Output};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
     HostQuit,
+    HostSignal,
     HostReset,
     GuestShutdown,
     GuestReset,
@@ -20,6 +21,7 @@ impl Reason {
     pub(super) fn data(self) -> Value {
         let (guest, reason) = match self {
             Self::HostQuit => (false, "host-qmp-quit"),
+            Self::HostSignal => (false, "host-signal"),
             Self::HostReset => (false, "host-qmp-system-reset"),
             Self::GuestShutdown => (true, "guest-shutdown"),
             Self::GuestReset => (true, "guest-reset"),

@@ -191,6 +191,13 @@ impl<D> Machine<D> {
         self.event("SHUTDOWN", Some(reason.data()), now);
     }
 
+    /// The process is told by a signal to end (`qemu_system_killed` in QEMU's
+    /// `softmmu/runstate.c`).
+    pub(crate) fn terminate(&mut self, now: Duration) {
+        self.announce_quit(Reason::HostSignal, now);
+        self.quit();
+    }
+
     pub(super) fn quit(&mut self) {
         self.outputs.push_back(Output::Guest(GuestSignal::Gone));
         self.outputs.push_back(Output::Quit);
