@@ -42,9 +42,9 @@ impl Peer {
     }
 
     /// Greets and accepts the negotiation.
-    async fn greet(&mut self) {
+    async fn greet_with(&mut self, capabilities: &[&str]) {
         let version = json!({"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""});
-        self.say(&json!({"QMP": {"version": version, "capabilities": ["oob"]}}))
+        self.say(&json!({"QMP": {"version": version, "capabilities": capabilities}}))
             .await;
         let negotiation = self.hear().await;
         assert_eq!(negotiation["execute"], "qmp_capabilities");
@@ -90,11 +90,18 @@ impl Fixture {
     }
 
     async fn connected(&self) -> (Arc<Connection>, Peer, mpsc::UnboundedReceiver<QmpEvent>) {
+        self.connected_with(&["oob"]).await
+    }
+
+    async fn connected_with(
+        &self,
+        capabilities: &[&str],
+    ) -> (Arc<Connection>, Peer, mpsc::UnboundedReceiver<QmpEvent>) {
         let (events, seen) = mpsc::unbounded_channel();
         let sink = Box::new(move |event| drop(events.send(event)));
         let greeted = async {
             let mut peer = Peer::accept(&self.listener).await;
-            peer.greet().await;
+            peer.greet_with(capabilities).await;
             peer
         };
         let (connection, peer) =
@@ -173,6 +180,18 @@ async fn events_between_replies_are_passed_on_raw_and_unknown_messages_are_count
         ("NOT_YET_INVENTED", json!({"a": [1]}))
     );
     assert_eq!(connection.unmatched_messages(), 2);
+}
+
+#[tokio::test]
+async fn a_monitor_that_offers_nothing_is_as_good_as_one_that_offers_oob() {
+    let fixture = Fixture::new();
+    let (connection, mut peer, _events) = fixture.connected_with(&[]).await;
+
+    let asked = ask(&connection, "query-status", PATIENT);
+    let command = peer.hear().await;
+    peer.answer(&command, json!({"running": true})).await;
+
+    assert_eq!(asked.await.unwrap().unwrap(), json!({"running": true}));
 }
 
 #[tokio::test]

@@ -80,10 +80,16 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "12",
         "an unknown event, other fields, a greeting without oob",
-        &[Test(
-            QMP_CLIENT,
-            "events_between_replies_are_passed_on_raw_and_unknown_messages_are_counted",
-        )],
+        &[
+            Test(
+                QMP_CLIENT,
+                "events_between_replies_are_passed_on_raw_and_unknown_messages_are_counted",
+            ),
+            Test(
+                QMP_CLIENT,
+                "a_monitor_that_offers_nothing_is_as_good_as_one_that_offers_oob",
+            ),
+        ],
     ),
     fault(
         "13",
