@@ -9,7 +9,7 @@ use anyhow::Context;
 use misbehaviour::{Script, World};
 use nic_model::VmId;
 use simulator::netns::{
-    ControlClient, Frames, Launched, Plan, Programs, Snapshot, Topology, launch,
+    ControlClient, Frames, Launched, Plan, Programs, Site, Snapshot, Topology, launch,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -147,7 +147,9 @@ impl Running {
         if let Some(address) = self.listen {
             let listener = TcpListener::bind(address).await?;
             launched.state.url = Some(format!("http://{}/", listener.local_addr()?));
-            tokio::spawn(tcp::pass_on(listener, self.which.site().control_over_tcp()));
+            // Who this user is to itself has changed by now, and with that the way to `which`.
+            let site = Site::at(launched.state.directory.clone());
+            tokio::spawn(tcp::pass_on(listener, site.control_over_tcp()));
         }
         match self.json {
             true => console::say(serde_json::to_string(&launched.state)?),

@@ -58,6 +58,29 @@ async fn orders_are_taken_over_tcp_from_programs_alone() {
 }
 
 #[tokio::test]
+async fn over_tcp_a_user_without_a_directory_of_its_own_is_answered_too() {
+    let bed = Bed::of(User::Nobody);
+    // Below /tmp, which all clouds share that are started like this.
+    let name = format!("tcp{}", std::process::id());
+    let listen = ["--name", &name, "--vms", "1", "--listen", "127.0.0.1:0"];
+    let mut command = bed.command(&[&["up", "--json", "--tied"], &listen[..]].concat());
+    command.env_remove("XDG_RUNTIME_DIR");
+    let cloud = bed.started(command).await;
+    let url = cloud.started.state.url.clone().unwrap();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let stream = TcpStream::connect(address).await.unwrap();
+
+    let page = ask(stream, "GET /", &[&format!("host: {address}")], "").await;
+
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    let directory = cloud.started.state.directory.clone();
+    cloud.started.end().await.unwrap();
+    assert!(!directory.exists(), "{}", directory.display());
+    // Unless others have clouds there.
+    std::fs::remove_dir(directory.parent().unwrap()).unwrap_or_default();
+}
+
+#[tokio::test]
 async fn over_tcp_nobody_else_s_name_leads_here() {
     let (_cloud, address) = over_tcp().await;
     let port = address.rsplit_once(':').unwrap().1;
