@@ -38,10 +38,21 @@ impl Cloud {
             failed => failed,
         };
         if done.is_err() {
-            // That some of it cannot be undone says no more than why this has failed.
-            self.put_in_force(before).await.unwrap_or_default();
+            self.lock().plan.script = before;
+            self.take_back().await;
         }
         done
+    }
+
+    /// Has everybody follow what the plan says, as far as they do what they are told: that one of
+    /// them does not says no more than why something has failed.
+    async fn take_back(&self) {
+        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
+        let script = self.plan().script;
+        for vm in on {
+            self.give_script(&vm, &script).await.unwrap_or_default();
+        }
+        self.set_disks().unwrap_or_default();
     }
 
     async fn put_in_force(&self, script: Script) -> Result<(), OrderError> {
@@ -83,6 +94,7 @@ impl Cloud {
         for rule in script.rules.iter().filter(|rule| !is_of_the_host(rule)) {
             self.give(vm, &Order::AddRule(rule.clone())).await?;
         }
+        self.give(vm, &Order::ClearPaces).await?;
         for pace in &script.paces {
             self.give(vm, &Order::SetPace(pace.clone())).await?;
         }
@@ -156,7 +168,10 @@ impl Cloud {
             Some(name) => Order::RemoveRule(name.to_owned()),
             None => Order::ClearRules,
         };
-        self.give_all(&order).await?;
+        if let Err(error) = self.give_all(&order).await {
+            self.take_back().await;
+            return Err(error);
+        }
         let removed = {
             let mut running = self.lock();
             let rules = &mut running.plan.script.rules;
@@ -178,7 +193,10 @@ impl Cloud {
             paces: vec![pace.clone()],
             ..Script::default()
         })?;
-        self.give_all(&Order::SetPace(pace.clone())).await?;
+        if let Err(error) = self.give_all(&Order::SetPace(pace.clone())).await {
+            self.take_back().await;
+            return Err(error);
+        }
         let mut running = self.lock();
         let paces = &mut running.plan.script.paces;
         paces.retain(|old| (old.transition, &old.vm) != (pace.transition, &pace.vm));

@@ -6,6 +6,8 @@
 //! ```
 
 mod force;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};

@@ -485,6 +485,7 @@ impl Hardware {
             Order::RemoveRule(name) => drop(rules().remove(&name)),
             Order::ClearRules => rules().clear(),
             Order::SetPace(pace) => self.parts.paces.set(pace),
+            Order::ClearPaces => self.parts.paces = Paces::default(),
             Order::Clock(order) => {
                 order.speed().doing("change the clock")?;
                 self.set_clock(order);

@@ -29,6 +29,8 @@ pub(crate) enum Order {
     ClearRules,
     /// Sets how fast a transition goes.
     SetPace(PaceRule),
+    /// Has every transition go as fast as if nothing had been said of it.
+    ClearPaces,
     /// Changes the clock.
     Clock(ClockOrder),
     /// Does the transition that has waited longest to be told.
