@@ -129,15 +129,23 @@ impl Running {
     }
 
     /// Keeps the cloud until it ends or is told to.
-    fn keep(&self, launched: Launched, restored: Option<&Snapshot>) -> anyhow::Result<ExitCode> {
+    fn keep(
+        &self,
+        mut launched: Launched,
+        restored: Option<&Snapshot>,
+    ) -> anyhow::Result<ExitCode> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build()?;
-        runtime.block_on(self.serve(launched, restored))
+        let ended = runtime.block_on(self.serve(&mut launched, restored));
+        // What listens goes before the claim does: the next cloud may want the same address.
+        drop(runtime);
+        drop(launched);
+        ended
     }
 
     async fn serve(
         &self,
-        mut launched: Launched,
+        launched: &mut Launched,
         restored: Option<&Snapshot>,
     ) -> anyhow::Result<ExitCode> {
         if let Some(snapshot) = restored {
@@ -175,7 +183,7 @@ async fn untied(tie: Option<Receiver>) {
 }
 
 /// Waits for a signal, or for the cloud's own end.
-async fn until_told(mut launched: Launched, tie: Option<Receiver>) -> anyhow::Result<ExitCode> {
+async fn until_told(launched: &mut Launched, tie: Option<Receiver>) -> anyhow::Result<ExitCode> {
     let mut child = signal(SignalKind::child())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

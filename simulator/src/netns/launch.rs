@@ -36,7 +36,6 @@ pub struct Launched {
 /// What runs by now. Its end is the end of all of it, and leaves nothing, however far it has come.
 #[derive(Debug)]
 struct Running {
-    site: Site,
     claim: Claim,
     sandbox: Option<Child>,
     lifeline: Option<PipeWriter>,
@@ -75,7 +74,6 @@ pub fn launch(
         site.check_name(name)?;
     }
     let mut running = Running {
-        site: site.clone(),
         claim: site.claim()?,
         sandbox: None,
         lifeline: None,
@@ -147,7 +145,7 @@ impl Drop for Running {
                 std::thread::sleep(END_POLL);
             }
         }
-        self.site.sweep().unwrap_or_default();
+        self.claim.sweep().unwrap_or_default();
     }
 }
 

@@ -11,10 +11,12 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nic_model::VmId;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
+use tokio::sync::oneshot;
 
 use super::disk::HostDisk;
 use super::topology::HostName;
@@ -37,6 +39,13 @@ pub struct Site {
 /// A directory that nobody else uses while this is held, or any process that has inherited it.
 #[derive(Debug)]
 pub struct Claim {
+    site: Site,
+    lock: File,
+}
+
+/// The lock of a cloud that runs, to be awaited.
+#[derive(Debug)]
+pub(super) struct Held {
     lock: File,
 }
 
@@ -97,14 +106,33 @@ impl Site {
                 return Err(Trouble::new(claim, RunsAlready));
             }
             // Whoever had it before removes it last of all.
-            let there = fs::symlink_metadata(self.lock_file()).map(|there| there.ino());
-            if there.ok() == Some(lock.metadata().doing(&claim)?.ino()) {
+            if self.has(&lock).doing(&claim)? {
                 break lock;
             }
         };
         self.sweep_directory().doing(&claim)?;
         make_private(&self.directory).doing(&claim)?;
-        Ok(Claim { lock })
+        let site = self.clone();
+        Ok(Claim { site, lock })
+    }
+
+    /// The lock of whoever has claimed it; `None` when nobody has.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(super) fn held(&self) -> io::Result<Option<Held>> {
+        match File::open(self.lock_file()) {
+            Ok(lock) => Ok(Some(Held { lock })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this is the lock by now, and not one that has been removed. No other can have its
+    /// number while it is open.
+    fn has(&self, lock: &File) -> io::Result<bool> {
+        let there = fs::symlink_metadata(self.lock_file()).map(|there| there.ino());
+        Ok(there.ok() == Some(lock.metadata()?.ino()))
     }
 
     /// Removes the directory, by one who has claimed it; none is fine.
@@ -259,6 +287,39 @@ impl Claim {
     pub(super) fn pass_on(&self) -> io::Result<()> {
         Ok(rustix::io::fcntl_setfd(&self.lock, FdFlags::empty())?)
     }
+
+    /// Removes the directory, unless another process that holds this has: it may be somebody
+    /// else's already.
+    ///
+    /// # Errors
+    /// When something in it cannot be removed.
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        match self.site.has(&self.lock)? {
+            true => self.site.sweep(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Held {
+    /// Waits until every process that has held it has ended.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked, or that takes longer than `patience`.
+    pub(super) async fn until_free(self, patience: Duration) -> io::Result<()> {
+        let (sender, free) = oneshot::channel();
+        // The kernel tells of a lock to whoever waits for it alone, and that holds up a thread.
+        let wait = move || {
+            let locked = rustix::fs::flock(&self.lock, FlockOperation::LockShared);
+            // Refused when nobody waits any more.
+            sender.send(locked).unwrap_or_default();
+        };
+        std::thread::Builder::new()
+            .name("lock".to_owned())
+            .spawn(wait)?;
+        let told = tokio::time::timeout(patience, free).await?;
+        Ok(told.map_err(io::Error::other)??)
+    }
 }
 
 fn unless_missing(done: io::Result<()>) -> io::Result<()> {
@@ -303,6 +364,37 @@ mod tests {
         drop(claim);
         let _claim = site.claim().unwrap();
         assert!(!site.plan().exists());
+    }
+
+    #[test]
+    fn a_cloud_that_has_been_swept_away_leaves_the_next_one_be() {
+        let base = tempfile::tempdir().unwrap();
+        let site = Site::at(base.path().join("default"));
+        let first = site.claim().unwrap();
+        site.sweep().unwrap();
+        let second = site.claim().unwrap();
+
+        first.sweep().unwrap();
+
+        assert!(site.directory().exists());
+        second.sweep().unwrap();
+        assert!(!site.directory().exists());
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_awaited_until_it_is_free_and_no_longer_than_patience_lasts() {
+        let base = tempfile::tempdir().unwrap();
+        let site = Site::at(base.path().join("default"));
+        let claim = site.claim().unwrap();
+        let held = || site.held().unwrap().expect("it is claimed");
+        let (impatient, patient) = (held(), held());
+
+        let refused = impatient.until_free(Duration::ZERO).await.unwrap_err();
+        drop(claim);
+        let freed = patient.until_free(Duration::from_secs(20)).await;
+
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        freed.unwrap();
     }
 
     #[test]

@@ -110,6 +110,23 @@ async fn a_cloud_keeps_its_name_to_itself() {
 }
 
 #[tokio::test]
+async fn a_name_can_be_used_again_as_soon_as_its_cloud_is_down() {
+    const ROUNDS: usize = 5;
+    let bed = Bed::of(User::Own);
+    let mut ended = Vec::new();
+    for _ in 0..ROUNDS {
+        let up = bed.command(&["up", "--json", "--tied", "--vms", "1"]);
+        // Not let go of: that would end it.
+        ended.push(simulator::netns::Started::run(up).await.unwrap());
+
+        let down = bed.run(&["down"]).await;
+
+        assert!(down.status.success(), "{down:?}");
+        assert_eq!(bed.left(), [""; 0]);
+    }
+}
+
+#[tokio::test]
 async fn a_reset_makes_everything_as_at_first() {
     let cloud = Cloud::of_two().await;
     cloud.nic_in("vm1", "web").await;

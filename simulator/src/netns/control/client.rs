@@ -1,6 +1,6 @@
 //! The other end of [`super`]: orders from a command line or a test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,10 +12,13 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{BODY_MAX, Refusal};
+use crate::netns::site::Site;
 use crate::netns::trouble::{Doing, Trouble};
 
 /// A reset starts everything anew.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Its launcher kills what has not ended by itself within half of this.
+const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A cloud that takes orders.
 #[derive(Debug, Clone)]
@@ -80,16 +83,22 @@ impl ControlClient {
             .map(drop)
     }
 
-    /// Ends the cloud, and waits until it has ended.
+    /// Ends the cloud, and waits until nothing of it is left, whoever has launched it.
     ///
     /// # Errors
-    /// When it does not take orders.
+    /// When it does not take orders, or does not end.
     pub async fn down(&self) -> Result<(), Trouble> {
+        let doing = format!("end the cloud at {}", self.socket.display());
+        let directory = self.socket.parent().unwrap_or(Path::new("/"));
+        let held = Site::at(directory.to_owned()).held().doing(&doing)?;
         let ended = self.post("/v1/down", &()).await;
         // The answer never comes; that nobody takes orders any more is the answer.
-        match UnixStream::connect(&self.socket).await {
-            Ok(_) => ended,
-            Err(_) => Ok(()),
+        if UnixStream::connect(&self.socket).await.is_ok() {
+            return ended;
+        }
+        match held {
+            Some(held) => held.until_free(END_DEADLINE).await.doing(doing),
+            None => Ok(()),
         }
     }
 
