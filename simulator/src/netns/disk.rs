@@ -77,6 +77,12 @@ impl HostDisk {
         Ok(())
     }
 
+    /// Whether [`Self::fill`] has been called since it last had room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.directory.join(FILLER).exists()
+    }
+
     /// Ends [`Self::fill`]; a disk that is not full is fine.
     ///
     /// # Errors

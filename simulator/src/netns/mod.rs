@@ -23,6 +23,7 @@ mod disk;
 mod event_log;
 mod guest;
 mod hostd;
+mod journal_log;
 mod launch;
 mod lines;
 mod machine;

@@ -11,6 +11,7 @@ use misbehaviour::{Effect, PaceRule, Rule, Script, World};
 use nic_model::VmId;
 
 use super::{Cloud, OrderError};
+use crate::netns::journal_log;
 use crate::netns::machine::Order;
 use crate::netns::topology::HostName;
 use crate::netns::trouble::{Doing, Trouble};
@@ -77,11 +78,16 @@ impl Cloud {
         let disk = self.inner.site.disk(host);
         // Not while the cloud is locked: a whole disk is written.
         let is_full = self.lock().plan.script.rules.iter().any(is_of_the_host);
-        let done = match is_full {
-            true => disk.fill(),
-            false => disk.free(),
-        };
-        done.doing(format_args!("set the disk of {host}"))
+        let doing = format!("set the disk of {host}");
+        match is_full {
+            // What somebody has given back meanwhile.
+            true if disk.is_full() => disk.fill().doing(doing),
+            true => {
+                let journal = self.inner.site.journal(host);
+                journal_log::while_empty(&journal, || disk.fill()).doing(doing)
+            }
+            false => disk.free().doing(doing),
+        }
     }
 
     fn set_disks(&self) -> Result<(), OrderError> {
