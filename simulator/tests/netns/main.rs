@@ -4,6 +4,9 @@
 #[cfg(test)]
 mod boots;
 #[cfg(test)]
+#[path = "../rules/cells.rs"]
+mod cells;
+#[cfg(test)]
 mod control;
 #[cfg(test)]
 mod ends;
@@ -17,6 +20,8 @@ mod hardware;
 mod life;
 #[cfg(test)]
 mod misbehaving;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod snapshots;
 #[cfg(test)]
