@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::machine::GuestState;
 use super::network::HostNetwork;
 use super::plan::{Frames, Plan};
-use super::process::{Process, Undertaker, log_to};
+use super::process::{Process, Undertaker, end_of, log_to};
 use super::site::Site;
 use super::topology::{Class, HostName, Quota, Timeouts};
 use super::trouble::{Doing, Trouble, in_full};
@@ -19,6 +19,22 @@ use super::trouble::{Doing, Trouble, in_full};
 /// hostd answers within tens of milliseconds of its start.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const START_POLL: Duration = Duration::from_millis(2);
+
+/// A hostd that does not become ready, and what the logs that go with the cloud say of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}; {logs}")]
+struct NotReady {
+    what: String,
+    logs: String,
+}
+
+/// What a hostd still lacks.
+#[derive(Debug, PartialEq, Eq)]
+struct Missing {
+    what: String,
+    /// Whose agent it is about.
+    agent_in: Option<VmId>,
+}
 
 /// hostd's configuration file.
 #[derive(Debug, Serialize)]
@@ -145,38 +161,60 @@ pub(super) async fn until_ready(
     awaited: &BTreeMap<VmId, GuestState>,
 ) -> Result<(), Trouble> {
     let client = Client::unix(site.api(host));
-    let mut missing = String::new();
+    let mut missing = None;
     let ready = async {
         while let Some(what) = look_for_missing(&client, awaited).await {
-            missing = what;
+            missing = Some(what);
             tokio::time::sleep(START_POLL).await;
         }
     };
     let waited = tokio::time::timeout(START_DEADLINE, ready).await;
-    waited.map_err(|_elapsed| {
-        let log = site.log(host.as_str());
-        let doing = format_args!("start the hostd of {host} (its log: {})", log.display());
-        Trouble::new(doing, missing)
+    waited.map_err(|elapsed| {
+        let doing = format_args!("start the hostd of {host}");
+        match missing {
+            Some(missing) => Trouble::new(doing, not_ready(missing, site, host)),
+            None => Trouble::new(doing, elapsed),
+        }
     })
 }
 
+fn not_ready(missing: Missing, site: &Site, host: &HostName) -> NotReady {
+    let mut logs = end_of(&site.log(host.as_str()));
+    if let Some(vm) = missing.agent_in {
+        logs = format!("{logs}\n{}", end_of(&site.agent_log(&vm)));
+    }
+    let what = missing.what;
+    NotReady { what, logs }
+}
+
 /// What the hostd of a host that has only just been started still lacks.
-async fn look_for_missing(client: &Client, awaited: &BTreeMap<VmId, GuestState>) -> Option<String> {
+async fn look_for_missing(
+    client: &Client,
+    awaited: &BTreeMap<VmId, GuestState>,
+) -> Option<Missing> {
     match client.vms().await {
         Ok(list) => awaited
             .iter()
             .find_map(|(id, guest)| missing_of(id, *guest, &list.vms)),
-        Err(error) => Some(in_full(&error)),
+        Err(error) => Some(Missing {
+            what: in_full(&error),
+            agent_in: None,
+        }),
     }
 }
 
-fn missing_of(id: &VmId, guest: GuestState, vms: &[Vm]) -> Option<String> {
+fn missing_of(id: &VmId, guest: GuestState, vms: &[Vm]) -> Option<Missing> {
     let found = vms.iter().find(|vm| vm.id == *id);
     let Some(vm) = found.filter(|vm| vm.power.is_some()) else {
-        return Some(format!("it cannot reach the hypervisor of {id}"));
+        return Some(Missing {
+            what: format!("it cannot reach the hypervisor of {id}"),
+            agent_in: None,
+        });
     };
-    let can_work = guest == GuestState::Down || vm.agent.state == AgentState::Ready;
-    (!can_work).then(|| match vm.agent.state {
+    if guest == GuestState::Down || vm.agent.state == AgentState::Ready {
+        return None;
+    }
+    let what = match vm.agent.state {
         AgentState::Incompatible => {
             format!("the agent of {id} is incompatible: it is of another build than hostd")
         }
@@ -184,7 +222,9 @@ fn missing_of(id: &VmId, guest: GuestState, vms: &[Vm]) -> Option<String> {
         | AgentState::Connecting
         | AgentState::Ready
         | AgentState::Misbehaving) => format!("the agent of {id} is {state}"),
-    })
+    };
+    let agent_in = Some(id.clone());
+    Some(Missing { what, agent_in })
 }
 
 #[cfg(test)]
@@ -208,7 +248,10 @@ mod tests {
     #[test]
     fn what_is_still_missing_is_told_by_its_name() {
         let id: VmId = "vm1".parse().expect("it is an id");
-        let missing = |guest, vms: &[Vm]| missing_of(&id, guest, vms).unwrap_or_default();
+        let missing = |guest, vms: &[Vm]| {
+            let missing = missing_of(&id, guest, vms);
+            missing.map_or(String::new(), |missing| missing.what)
+        };
         let up = GuestState::Up;
 
         assert_eq!(missing(up, &[vm(Some("running"), "ready")]), "");
@@ -230,5 +273,43 @@ mod tests {
                 "it cannot reach the hypervisor of vm1"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_logs_say_of_a_failure_outlives_them() {
+        let base = tempfile::tempdir().expect("there is room");
+        let site = Site::at(base.path().to_owned());
+        let host: HostName = "host1".parse().expect("it is a name");
+        std::fs::write(site.log("host1"), "no good\n").expect("there is room");
+
+        let waited = until_ready(&site, &host, &BTreeMap::new()).await;
+
+        let said = in_full(&waited.expect_err("nobody answers there"));
+        assert!(
+            said.starts_with("failed to start the hostd of host1: "),
+            "{said}"
+        );
+        assert!(said.ends_with("host1.log ends with:\n  no good"), "{said}");
+    }
+
+    #[test]
+    fn of_an_agent_that_is_missing_its_own_log_tells_too() {
+        let base = tempfile::tempdir().expect("there is room");
+        let site = Site::at(base.path().to_owned());
+        let (id, host) = ("vm1".parse().expect("it is an id"), "host1".parse());
+        std::fs::write(site.agent_log(&id), "not mine\n").expect("there is room");
+        let missing = missing_of(&id, GuestState::Up, &[vm(Some("running"), "incompatible")]);
+        let missing = missing.expect("its agent is");
+
+        let said = not_ready(missing, &site, &host.expect("it is a name")).to_string();
+
+        assert!(
+            said.starts_with("the agent of vm1 is incompatible: "),
+            "{said}"
+        );
+        assert!(
+            said.ends_with("vm1-agent.log ends with:\n  not mine"),
+            "{said}"
+        );
     }
 }

@@ -8,7 +8,8 @@
 //! at once, and tells by their ids whose end it was.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::trouble::{Doing, Trouble};
+
+/// Lines at the end of a log that are told of: what went wrong last, and what led to it.
+const TAIL_LINES: usize = 20;
+/// Bytes that they may have together.
+const TAIL_BYTES: u64 = 16 * 1024;
 
 /// Where ends of processes are told.
 #[derive(Debug, Clone, Default)]
@@ -173,4 +179,67 @@ pub(crate) fn log_to(command: &mut Command, log: &Path) -> Result<(), Trouble> {
     let copy = file.try_clone().doing(&doing)?;
     command.stdin(Stdio::null()).stdout(copy).stderr(file);
     Ok(())
+}
+
+/// What a log ends with, for people: with a cloud that does not start, its logs go.
+pub(crate) fn end_of(log: &Path) -> String {
+    let name = log.file_name().unwrap_or(log.as_os_str()).display();
+    let text = match read_end(log) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => return format!("{name} cannot be read: {error}"),
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+    match tail.is_empty() {
+        true => format!("{name} is empty"),
+        false => format!("{name} ends with:\n  {}", tail.join("\n  ")),
+    }
+}
+
+fn read_end(log: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let before = file.metadata()?.len().saturating_sub(TAIL_BYTES);
+    file.seek(SeekFrom::Start(before))?;
+    let mut end = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut end)?;
+    Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_its_last_lines_however_long_it_is() {
+        let base = tempfile::tempdir().unwrap();
+        let log = base.path().join("vm1.log");
+        let lines = |numbers: std::ops::Range<u32>| -> String {
+            numbers.map(|number| format!("line {number}\n")).collect()
+        };
+        let endless = "x".repeat(1 << 20);
+
+        for (content, expected) in [
+            (String::new(), "vm1.log is empty".to_owned()),
+            (
+                lines(0..2),
+                "vm1.log ends with:\n  line 0\n  line 1".to_owned(),
+            ),
+            (
+                lines(0..9999),
+                format!(
+                    "vm1.log ends with:\n{}",
+                    lines(9979..9999).replace("line", "  line")
+                ),
+            ),
+            (
+                endless,
+                format!("vm1.log ends with:\n  {}", "x".repeat(16 * 1024)),
+            ),
+        ] {
+            std::fs::write(&log, content).unwrap();
+
+            assert_eq!(end_of(&log), expected.trim_end());
+        }
+        assert!(end_of(&base.path().join("none")).starts_with("none cannot be read"));
+    }
 }

@@ -244,6 +244,12 @@ impl Site {
         self.file(of, "log")
     }
 
+    /// What the agent in a VM has to say.
+    #[must_use]
+    pub fn agent_log(&self, vm: &VmId) -> PathBuf {
+        self.log(&format!("{vm}-agent"))
+    }
+
     /// The monitor of a VM.
     #[must_use]
     pub fn monitor(&self, vm: &VmId) -> PathBuf {

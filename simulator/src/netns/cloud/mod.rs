@@ -26,7 +26,7 @@ use super::hostd;
 use super::machine::{GuestState, Order, Status, give, let_go_for};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
-use super::process::{Undertaker, described, log_to};
+use super::process::{Undertaker, described, end_of, log_to};
 use super::site::Site;
 use super::topology::{HostName, Vm};
 use super::trouble::{Doing, Trouble, in_full};
@@ -104,8 +104,9 @@ pub(super) enum OrderError {
 
 /// A VM process that said something else than that it is ready.
 #[derive(Debug, thiserror::Error)]
-#[error("it ended before it was ready; its log is {log}")]
+#[error("it ended before it was ready; {log}")]
 struct NotReady {
+    /// What it ends with.
     log: String,
 }
 
@@ -381,7 +382,7 @@ impl Cloud {
         let said = tokio::time::timeout(VM_DEADLINE, reader.read_line(&mut line)).await;
         said.doing(&doing)?.doing(&doing)?;
         if line != READY {
-            let log = site.log(vm.id.as_str()).display().to_string();
+            let log = end_of(&site.log(vm.id.as_str()));
             return Err(NotReady { log }).doing(doing);
         }
         self.lock().vms.insert(vm.id.clone(), process.pid);

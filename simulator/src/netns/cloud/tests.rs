@@ -236,3 +236,21 @@ async fn a_script_is_all_there_is_to_follow() {
         assert_eq!(vm.keeps(), (Vec::new(), vec![pace_of_unplug()]));
     }
 }
+
+#[tokio::test]
+async fn what_a_vm_that_does_not_start_had_to_say_is_told() {
+    let bed = Bed::new().await;
+    let vm: VmId = "vm1".parse().unwrap();
+    {
+        let mut running = bed.cloud.lock();
+        running.vms.remove(&vm);
+        // It knows none of the options it is given, and says so.
+        running.plan.programs.simulator = "ls".into();
+    }
+
+    let refused = bed.cloud.start_vm(&vm).await.unwrap_err();
+
+    let said = in_full(&refused);
+    assert!(said.contains("vm1.log ends with:\n"), "{said}");
+    assert!(said.contains("--cloud-age-ms"), "{said}");
+}

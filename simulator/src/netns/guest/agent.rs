@@ -48,7 +48,7 @@ impl Agent {
         let keeper = Keeper {
             program: programs.guest_agent.clone(),
             channel: site.channel(vm),
-            log: site.log(&format!("{vm}-agent")),
+            log: site.agent_log(vm),
             undertaker: undertaker.clone(),
         };
         let channel = keeper.channel.clone();
