@@ -14,6 +14,7 @@ use misbehaviour::Effect;
 use oracle::model::{Happening, Model, NicKey, Operation, Request, Standing, VmKey};
 
 use super::NICS;
+use super::menu::Mischief;
 use super::step::{Blackout, Step, Trouble};
 use crate::sim::Plan;
 
@@ -152,16 +153,22 @@ fn is_refusal(trouble: &Trouble) -> bool {
     matches!(trouble, Trouble::Mischief(mischief) if mischief.effect == Effect::Refuse)
 }
 
+fn is_call(mischief: &Mischief) -> bool {
+    mischief.operation.starts_with("qmp.")
+}
+
 fn aftermath(trouble: &Trouble) -> Duration {
     match trouble {
         Trouble::AgentDies { after, .. } => *after + UNANSWERED + RECONNECT,
         Trouble::Mischief(mischief) => match &mischief.effect {
             Effect::Delay(span) => span.0 + QUICK,
+            Effect::Stall | Effect::Lose if is_call(mischief) => LOST_CALL,
+            // A monitor that is closed is noticed at once.
+            Effect::Corrupt | Effect::Cut(_) | Effect::Crash(_) if is_call(mischief) => {
+                Duration::ZERO
+            }
             Effect::Stall | Effect::Lose | Effect::Corrupt | Effect::Cut(_) | Effect::Crash(_) => {
-                match mischief.operation.starts_with("qmp") {
-                    true => LOST_CALL,
-                    false => UNANSWERED + RECONNECT,
-                }
+                UNANSWERED + RECONNECT
             }
             Effect::Duplicate
             | Effect::Reorder
@@ -205,5 +212,30 @@ fn cost(trouble: &Trouble) -> Duration {
         Trouble::Impatience => QUICK,
         Trouble::AgentDies { after, .. } => *after + RECONNECT,
         Trouble::ClockJump { .. } => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use misbehaviour::Side;
+
+    use super::*;
+
+    fn felt_after(effect: Effect) -> Duration {
+        aftermath(&Trouble::Mischief(Mischief {
+            operation: "qmp.*",
+            nth: 1,
+            effect,
+        }))
+    }
+
+    #[test]
+    fn only_a_call_of_qmp_that_nobody_answers_is_felt_later() {
+        for unanswered in [Effect::Lose, Effect::Stall] {
+            assert_eq!(felt_after(unanswered), LOST_CALL);
+        }
+        for noticed in [Effect::Cut(Side::Before), Effect::Cut(Side::After)] {
+            assert_eq!(felt_after(noticed), Duration::ZERO);
+        }
     }
 }
