@@ -10,6 +10,7 @@ use misbehaviour::Script;
 use simulator::fleet::{self, FleetPlan, usual_faults};
 
 use super::console::{complain, say};
+use super::panic::before_the_end;
 use super::script;
 
 /// Runs a fleet of simulated VMs to its end.
@@ -45,6 +46,8 @@ impl Fleet {
             script: Arc::default(),
         };
         plan.script = Arc::new(self.script(&plan)?);
+        let again = self.again();
+        before_the_end(move || Some(again.clone()));
         let report = fleet::run(&plan)?;
         if self.json {
             say(serde_json::to_string(&report).context("failed to write the report")?);

@@ -9,6 +9,7 @@ mod exec;
 mod fleet;
 mod inner;
 mod orders;
+mod panic;
 mod rules;
 mod script;
 mod soak;
@@ -136,5 +137,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_soak_that_would_run_nothing_is_refused() {
+        for nothing in [["--seeds", "0"], ["--jobs", "0"]] {
+            let asked = Arguments::try_parse_from(["simulator", "soak"].iter().chain(&nothing));
+            assert!(asked.is_err(), "{nothing:?}");
+        }
+        let beyond = ["simulator", "soak", "--from", "18446744073709551614"];
+        let beyond = Arguments::try_parse_from(beyond).expect("each number is one");
+
+        assert_ne!(run(&beyond), ExitCode::SUCCESS);
     }
 }

@@ -1,24 +1,27 @@
 //! `simulator soak` and `simulator replay`: random worlds, many of them or one.
 
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use simulator::soak::{AfterBreach, Crowd, News, Run, Sum};
+use anyhow::Context;
+use simulator::soak::{AfterBreach, Crowd, News, Run, Sum, command, running_seed};
 
 use super::console::{complain, say};
+use super::panic::before_the_end;
 
 /// Runs one world for each seed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Soak {
     /// How many seeds
-    #[arg(long, default_value_t = 1000)]
-    seeds: u64,
+    #[arg(long, default_value = "1000")]
+    seeds: NonZeroU64,
     /// The first of them
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// How many worlds at once
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    #[arg(long, default_value = "2")]
+    jobs: NonZeroUsize,
     /// Run the other seeds too when one has found something
     #[arg(long)]
     keep_going: bool,
@@ -36,8 +39,11 @@ pub(crate) struct Replay {
 
 impl Soak {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let end = self.from.checked_add(self.seeds.get());
+        let end = end.with_context(|| format!("--from {}: so many seeds do not follow", self.from));
+        before_the_end(|| running_seed().map(command));
         let crowd = Crowd {
-            seeds: self.from..self.from.saturating_add(self.seeds),
+            seeds: self.from..end?,
             threads: self.jobs,
             after_breach: match self.keep_going {
                 true => AfterBreach::GoOn,

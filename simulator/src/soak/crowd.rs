@@ -3,7 +3,9 @@
 //! A world whose virtual time stands still would never end, so a seed that takes long by the wall's
 //! clock is named and given up.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -33,7 +35,7 @@ pub struct Crowd {
     /// Which.
     pub seeds: Range<u64>,
     /// On how many threads.
-    pub threads: usize,
+    pub threads: NonZeroUsize,
     /// What a finding leads to.
     pub after_breach: AfterBreach,
 }
@@ -89,6 +91,17 @@ pub enum CrowdError {
     Panicked(Vec<u64>),
 }
 
+thread_local! {
+    static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The seed whose world this thread of a crowd runs: where a panic aborts the program, its hook is
+/// the last that can name it.
+#[must_use]
+pub fn running_seed() -> Option<u64> {
+    RUNNING.get()
+}
+
 /// What is being run, and since when.
 type Running = Arc<Mutex<BTreeMap<u64, Instant>>>;
 
@@ -112,7 +125,7 @@ impl Crowd {
         let next = Arc::new(AtomicU64::new(self.seeds.start));
         let running = Running::default();
         let (reports, received) = mpsc::channel();
-        for _ in 0..self.threads {
+        for _ in 0..self.threads.get() {
             let (next, running, reports) = (next.clone(), running.clone(), reports.clone());
             let end = self.seeds.end;
             std::thread::spawn(move || work(&next, end, &running, &reports));
@@ -155,13 +168,12 @@ fn work(
     running: &Running,
     reports: &mpsc::Sender<Result<Report, CrowdError>>,
 ) {
-    loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
-            return;
-        }
+    let following = |seed: u64| (seed < end).then(|| seed + 1);
+    while let Ok(seed) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, following) {
         lock(running).insert(seed, Instant::now());
+        RUNNING.set(Some(seed));
         let report = Run::of_seed(seed).go();
+        RUNNING.set(None);
         lock(running).remove(&seed);
         let report = report.map_err(|cause| CrowdError::Make { seed, cause });
         if reports.send(report).is_err() {
@@ -188,4 +200,41 @@ fn lock(running: &Running) -> std::sync::MutexGuard<'_, BTreeMap<u64, Instant>> 
     running
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn whoever_sees_a_world_panic_can_name_its_seed() {
+        let (reports, _received) = mpsc::channel();
+        let (next, running) = (AtomicU64::new(11), Running::default());
+        let one = || work(&next, 12, &running, &reports);
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+
+        // A world panics within another runtime.
+        let inside = async { catch_unwind(AssertUnwindSafe(one)) };
+        let ended = runtime.expect("it needs nothing").block_on(inside);
+
+        assert!(ended.is_err());
+        assert_eq!(running_seed(), Some(11));
+    }
+
+    #[test]
+    fn the_last_seeds_there_are_end_a_crowd() {
+        let (reports, received) = mpsc::channel();
+        let next = AtomicU64::new(u64::MAX - 1);
+
+        // As two threads: the second finds nothing left.
+        for _ in 0..2 {
+            work(&next, u64::MAX, &Running::default(), &reports);
+        }
+
+        let seeds = received.try_iter().map(|report| report.map(|it| it.seed));
+        let seeds: Vec<u64> = seeds.filter_map(Result::ok).collect();
+        assert_eq!(seeds, [u64::MAX - 1]);
+    }
 }

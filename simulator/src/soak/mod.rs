@@ -31,10 +31,10 @@ mod step;
 mod storm;
 
 pub use bounds::Bounds;
-pub use crowd::{AfterBreach, Crowd, CrowdError, News, Sum};
+pub use crowd::{AfterBreach, Crowd, CrowdError, News, Sum, running_seed};
 pub use generate::{next_step, plan_of};
 pub use menu::Mischief;
-pub use report::{Breach, Caught, Report};
+pub use report::{Breach, Caught, Report, command};
 pub use rig::Rig;
 pub use run::{Run, StepCount};
 pub use step::{Act, Blackout, Downtime, Kill, Moment, Step, Trouble};

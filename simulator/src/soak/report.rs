@@ -89,7 +89,7 @@ impl Report {
     /// The command that repeats the run.
     #[must_use]
     pub fn command(&self) -> String {
-        format!("cargo xtask replay {}", self.seed)
+        command(self.seed)
     }
 
     /// The trace's hash, for people.
@@ -97,6 +97,12 @@ impl Report {
     pub fn hash_text(&self) -> String {
         self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// The command that repeats the run of a seed.
+#[must_use]
+pub fn command(seed: u64) -> String {
+    format!("cargo xtask replay {seed}")
 }
 
 impl fmt::Display for Report {
