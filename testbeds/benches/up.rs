@@ -4,8 +4,8 @@
 //!   cargo xtask bench up --json FILE
 //! ```
 //!
-//! What is measured and how: `testbeds::bench::up`. Ends badly when a cloud does not come up or does
-//! not end; a goal that was missed is a result like others.
+//! What is measured and how: `testbeds::bench::up`. Ends badly when a cloud does not come up or
+//! does not end; a goal that was missed is a result like others.
 
 use std::io::Write;
 use std::path::PathBuf;

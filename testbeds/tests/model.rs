@@ -275,9 +275,10 @@ fn a_world_of_one_seed_leaves_one_trace() {
     assert_ne!(first, assert_clean(2));
 }
 
-/// What a seed of the soak has found, down to what is needed for it.
+/// What a seed of the soak has found, down to what is needed for it: each of its steps.
 fn assert_fixed(seed: u64, steps: Vec<Step>) {
-    let report = Run::of_steps(seed, steps).go().unwrap();
+    let report = Run::of_steps(seed, steps.clone()).go().unwrap();
+    assert_eq!(report.steps, steps, "a step meant nothing when it came");
     assert!(report.breach.is_none(), "{report}");
 }
 
@@ -542,8 +543,8 @@ fn a_link_in_a_slot_that_was_anothers_stays_in_its_container() {
     }
 }
 
-/// The answer to a look was lost when all else was over already, and what was asked next had to wait
-/// for the next look.
+/// The answer to a look was lost when all else was over already, and what was asked next had to
+/// wait for the next look.
 #[test]
 fn what_is_asked_amid_a_look_whose_answer_is_lost_waits_for_the_next_one() {
     let blackout = Trouble::PowerLoss(Blackout::After(Duration::from_millis(165)));
