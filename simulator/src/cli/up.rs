@@ -83,7 +83,7 @@ impl Up {
             programs: Programs::beside_this_one()?,
         };
         let launched = launch(&plan, &self.running.which.site(), |_| Ok(()))?;
-        self.running.keep(launched, None)
+        self.running.keep(launched, &plan.topology, None)
     }
 
     fn script(&self, topology: &Topology) -> anyhow::Result<Script> {
@@ -110,7 +110,7 @@ impl Restore {
         };
         let put_back = |site: &_| snapshot.write_journals(site);
         let launched = launch(&plan, &self.running.which.site(), put_back)?;
-        self.running.keep(launched, Some(&snapshot))
+        self.running.keep(launched, &plan.topology, Some(&snapshot))
     }
 }
 
@@ -132,11 +132,12 @@ impl Running {
     fn keep(
         &self,
         mut launched: Launched,
+        topology: &Topology,
         restored: Option<&Snapshot>,
     ) -> anyhow::Result<ExitCode> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build()?;
-        let ended = runtime.block_on(self.serve(&mut launched, restored));
+        let ended = runtime.block_on(self.serve(&mut launched, topology, restored));
         // What listens goes before the claim does: the next cloud may want the same address.
         drop(runtime);
         drop(launched);
@@ -146,6 +147,7 @@ impl Running {
     async fn serve(
         &self,
         launched: &mut Launched,
+        topology: &Topology,
         restored: Option<&Snapshot>,
     ) -> anyhow::Result<ExitCode> {
         if let Some(snapshot) = restored {
@@ -161,7 +163,7 @@ impl Running {
         }
         match self.json {
             true => console::say(serde_json::to_string(&launched.state)?),
-            false => console::introduce(&launched.state, &self.which.name),
+            false => console::introduce(&launched.state, &self.which.name, topology),
         }
         let tie = match self.tied {
             true => Some(Receiver::from_owned_fd(

@@ -13,6 +13,8 @@ mod ends;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod first_steps;
+#[cfg(test)]
 mod guests;
 #[cfg(test)]
 mod hardware;

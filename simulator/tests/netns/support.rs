@@ -19,6 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 /// A cloud sweeps up within tens of milliseconds.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
+/// Packages, and their programs, that are run besides the simulator.
+const PROGRAMS_BESIDE: [&str; 3] = ["hostd", "guest-agent", "nicctl"];
 /// The user that has nothing and may do nothing.
 const NOBODY: u32 = 65_534;
 
@@ -37,12 +39,13 @@ pub(crate) fn programs() -> &'static Path {
     PROGRAMS.get_or_init(|| {
         let simulator = Path::new(env!("CARGO_BIN_EXE_simulator"));
         let built = simulator.parent().unwrap();
-        if !(built.join("hostd").exists() && built.join("guest-agent").exists()) {
+        let others = PROGRAMS_BESIDE.map(|name| built.join(name));
+        if !others.iter().all(|program| program.exists()) {
             build();
         }
         let kept = built.join("simulator-tests");
         fs::create_dir_all(&kept).unwrap();
-        for name in ["simulator", "hostd", "guest-agent"] {
+        for name in ["simulator"].into_iter().chain(PROGRAMS_BESIDE) {
             // Beside it first: a program that runs cannot be written to.
             let fresh = kept.join(format!("{name}.{}", std::process::id()));
             fs::copy(built.join(name), &fresh).unwrap();
@@ -56,7 +59,10 @@ pub(crate) fn programs() -> &'static Path {
 fn build() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = std::process::Command::new(cargo);
-    command.args(["build", "--package", "hostd", "--package", "guest-agent"]);
+    command.arg("build");
+    for name in PROGRAMS_BESIDE {
+        command.args(["--package", name]);
+    }
     assert!(command.status().unwrap().success());
 }
 
