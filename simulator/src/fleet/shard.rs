@@ -70,13 +70,16 @@ pub(super) struct ShardReport {
 impl ShardPlan {
     pub(super) fn of(plan: &FleetPlan, number: usize, shards: usize) -> Self {
         let (hosts, vms_per_host) = plan.hosts();
-        let share = |total: usize| total * (number + 1) / shards - total * number / shards;
+        // Divided first: the largest numbers there are can be asked for.
+        let before =
+            |total: usize, number| total / shards * number + total % shards * number / shards;
+        let share = |total| before(total, number + 1) - before(total, number);
         let operations = usize::try_from(plan.operations).unwrap_or(usize::MAX);
         Self {
             seed: Chance::new(plan.seed)
                 .fork(&format!("shard/{number}"))
                 .next_u64(),
-            first_host: hosts * number / shards,
+            first_host: before(hosts, number),
             hosts: share(hosts),
             vms_per_host,
             operations: share(operations) as u64,
@@ -382,5 +385,26 @@ mod tests {
                 "{told:?}"
             );
         });
+    }
+
+    #[test]
+    fn shards_share_whatever_can_be_asked_for() {
+        for operations in [0, 1, 7, 100_000, u64::MAX] {
+            let plan = FleetPlan {
+                vms: 30,
+                operations,
+                seed: 1,
+                vms_per_host: 10,
+                script: Arc::default(),
+            };
+            let shards = [0, 1].map(|number| ShardPlan::of(&plan, number, 2));
+
+            let sum: u64 = shards.iter().map(|shard| shard.operations).sum();
+            assert_eq!(sum, operations);
+            let hosts = shards
+                .each_ref()
+                .map(|shard| (shard.first_host, shard.hosts));
+            assert_eq!(hosts, [(0, 1), (1, 2)]);
+        }
     }
 }
