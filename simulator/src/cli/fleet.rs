@@ -16,7 +16,7 @@ use super::script;
 /// Runs a fleet of simulated VMs to its end.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Fleet {
-    /// How many VMs
+    /// How many VMs at least: there are two hosts or more, and all have the same number of them
     #[arg(long, default_value = "10000")]
     vms: NonZeroUsize,
     /// How many attaches, detaches and moves

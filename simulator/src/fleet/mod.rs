@@ -37,7 +37,7 @@ const SHARDS: usize = 2;
 /// What a fleet is to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FleetPlan {
-    /// How many VMs there are, about: hosts have the same number each.
+    /// How many VMs there are at least: there are two hosts or more, with the same number each.
     pub vms: usize,
     /// How many operations are carried out.
     pub operations: u64,
@@ -122,6 +122,36 @@ pub fn run(plan: &FleetPlan) -> Result<Report, FleetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_are_no_fewer_vms_than_were_asked_for() {
+        let made = |vms, vms_per_host| {
+            let plan = FleetPlan {
+                vms,
+                operations: 0,
+                seed: 1,
+                vms_per_host,
+                script: Arc::default(),
+            };
+            let (hosts, each) = plan.hosts();
+            assert!(
+                hosts >= SHARDS && each <= vms_per_host,
+                "{hosts} hosts of {each}"
+            );
+            hosts * each
+        };
+
+        assert_eq!((made(1, 250), made(3, 250)), (2, 4));
+        assert_eq!((made(10_000, 250), made(60, 15)), (10_000, 60));
+        for vms in 1..700 {
+            let made = made(vms, 50);
+            // Each host has room for one that nobody asked for.
+            assert!(
+                (vms..vms + vms.div_ceil(50).max(SHARDS)).contains(&made),
+                "{vms}: {made}"
+            );
+        }
+    }
 
     #[test]
     fn a_vm_is_known_by_its_own_name_alone() {
