@@ -13,6 +13,10 @@
 //! effects, connections cut, answers and events lost, late, twice or out of order, agents that die
 //! in mid bind, slow disks, clients that ask twice. A run is a pure function of its seed; what is
 //! found is replayed by that number alone.
+//!
+//! What a customer may ask for beyond that is not drawn: DHCP, addresses, routes and an MTU of its
+//! own, a namespace by its name as the target, a NIC that is attached as it is made. The model
+//! would have to know of leases and names; tests of their own and scenarios hold those.
 
 mod aim;
 mod bounds;
