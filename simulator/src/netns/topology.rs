@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most VMs of one cloud: each is two processes of some MiB and half a dozen descriptors.
 const MAX_VMS: usize = 200;
+/// The stems of the sockets at which a cloud takes orders itself, which are where its hosts' are.
+const OWN_SOCKETS: [&str; 2] = ["control", "control-tcp"];
 /// Most hosts of one cloud: their wires have one digit in their names.
 const MAX_HOSTS: usize = 8;
 /// Most containers of one VM.
@@ -377,6 +379,14 @@ fn check_names(raw: &RawTopology, mistakes: &mut Mistakes) {
         let containers = vm.container.iter().map(ToString::to_string).collect();
         note_twice(&format!("vm {}: container", vm.id), containers);
     }
+    for host in &raw.host {
+        if OWN_SOCKETS.contains(&host.name.as_str()) {
+            let name = &host.name;
+            mistakes.0.push(format!(
+                "host.name: {name} is what the cloud calls a socket of its own"
+            ));
+        }
+    }
     for (field, count, most) in [
         ("vm", raw.vm.len(), MAX_VMS),
         ("host", raw.host.len(), MAX_HOSTS),
@@ -441,6 +451,7 @@ fn check_vm(vm: &RawVm, raw: &RawTopology, mistakes: &mut Mistakes) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netns::site::Site;
 
     fn parse(text: &str) -> Result<Topology, Mistakes> {
         check(toml::from_str(text).unwrap())
@@ -475,6 +486,24 @@ mod tests {
             "vm a: container: web is listed twice",
         ] {
             assert!(mistakes.contains(part), "{part}: {mistakes}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_not_called_as_what_is_the_cloud_s_own() {
+        for name in OWN_SOCKETS {
+            let host = format!("[[host]]\nname = \"{name}\"\n");
+            let vm = format!("[[vm]]\nid = \"{name}\"\n");
+
+            let mistakes = parse(&host).unwrap_err().to_string();
+
+            let expected = format!("host.name: {name} is what");
+            assert!(mistakes.starts_with(&expected), "{mistakes}");
+            let site = Site::at("/tmp".into());
+            let socket = site.api(&name.parse().unwrap());
+            assert!([site.control(), site.control_over_tcp()].contains(&socket));
+            // Those of a VM end with something else.
+            assert!(parse(&vm).is_ok(), "{name}");
         }
     }
 

@@ -64,6 +64,10 @@ async fn a_topology_with_a_mistake_is_refused_with_the_field() {
             "[[network]]\nname = \"blue\"\nsubnets = [\"10.0.0.0\"]\n",
             "subnets",
         ),
+        (
+            "[[host]]\nname = \"control\"\n",
+            "host.name: control is what",
+        ),
         ("[quota]\nmax_nics_per_host = -1\n", "max_nics_per_host"),
         (
             "[[vm]]\nid = \"a\"\nprofile = \"qemu-1.0\"\n",
