@@ -3,6 +3,7 @@
 use anyhow::Context;
 use misbehaviour::{Effect, Operation, Pace, PaceRule, Rule, Side, Span, Transition, When};
 use nic_model::{NicId, VmId};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use simulator::netns::RulePage;
 
 use super::{Which, console};
@@ -90,7 +91,9 @@ impl Rules {
                 }
             }
             Order::Remove { rule } => {
-                let removed = control.delete(&format!("/v1/rules/{rule}")).await;
+                // A name may hold what means something in a path (RFC 3986, section 2.1).
+                let name = utf8_percent_encode(rule, NON_ALPHANUMERIC);
+                let removed = control.delete(&format!("/v1/rules/{name}")).await;
                 removed.with_context(|| format!("no rule {rule:?} was removed"))?;
             }
             Order::Clear => control.delete("/v1/rules").await?,

@@ -143,3 +143,29 @@ async fn json_may_name_its_character_set() {
 
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_rule_goes_by_its_name_whatever_is_in_it_and_no_other_does() {
+    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+    let kept = ["q", "a", "%41"];
+    let removed = [
+        "q?x", "a b", "a/b", "a#b", "A", "%2541", "ö", "..", "a/../q",
+    ];
+    for name in kept.iter().chain(&removed) {
+        let rule = ["--at", "guest.unplug", "--effect", "refuse"];
+        let add = [&["rules", "add", name], &rule[..]].concat();
+        assert!(cloud.bed.run(&add).await.status.success(), "{name}");
+    }
+
+    for name in removed {
+        let output = cloud.bed.run(&["rules", "remove", name]).await;
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+    let unknown = cloud.bed.run(&["rules", "remove", "q?y"]).await;
+
+    assert!(!unknown.status.success(), "{unknown:?}");
+    let rules = cloud.started.control().get("/v1/rules").await;
+    let rules: Vec<simulator::netns::RulePage> = rules.unwrap();
+    let left: Vec<_> = rules.iter().map(|page| page.rule.name.as_str()).collect();
+    assert_eq!(left, kept);
+}
