@@ -123,6 +123,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// A number that JSON has a form for (RFC 8259, section 6).
+fn finite(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "it is not a finite number".to_owned())
+}
+
 /// Runs what waits for others, on one thread.
 fn finish(order: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -133,6 +139,14 @@ fn finish(order: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<Exi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_numbers_that_can_be_sent_are_taken() {
+        assert_eq!(finite("2.5"), Ok(2.5));
+        for text in ["", "fast", "nan", "inf", "-inf", "1e999"] {
+            assert!(finite(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

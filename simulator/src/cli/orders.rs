@@ -1,12 +1,14 @@
 //! Orders to a cloud that runs.
 
+use std::fs::{self, File};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use misbehaviour::{ClockOrder, Span};
 use nic_model::VmId;
 use simulator::netns::{ClockRequest, Page};
 
-use super::{Which, console};
+use super::{Which, console, finite};
 
 /// Ends a cloud.
 #[derive(Debug, clap::Args)]
@@ -59,6 +61,7 @@ enum ClockCommand {
     /// It goes so many times as fast as the real one
     Speed {
         /// How many times, 0 to 1000
+        #[arg(value_parser = finite)]
         factor: f64,
     },
     /// It jumps ahead
@@ -122,9 +125,21 @@ impl Show {
 impl Snapshot {
     pub(crate) async fn run(&self) -> anyhow::Result<()> {
         let control = self.which.control()?;
-        let snapshot: simulator::netns::Snapshot = control.order("/v1/snapshot").await?;
-        std::fs::write(&self.file, serde_json::to_vec(&snapshot)?)?;
         let file = self.file.display();
+        let cannot = || format!("cannot write {file}");
+        let existed = self.file.exists();
+        // First, since every hostd is killed for a snapshot; one that is there stays until another
+        // is to be had.
+        let mut options = File::options();
+        let opened = options.write(true).create(true).truncate(false);
+        drop(opened.open(&self.file).with_context(cannot)?);
+        let taken = control.order("/v1/snapshot").await;
+        if taken.is_err() && !existed {
+            // That there is none is told by what failed.
+            fs::remove_file(&self.file).unwrap_or_default();
+        }
+        let snapshot: simulator::netns::Snapshot = taken?;
+        fs::write(&self.file, serde_json::to_vec(&snapshot)?).with_context(cannot)?;
         console::say(format_args!(
             "kept in {file}; again with: simulator restore {file}"
         ));

@@ -6,7 +6,7 @@ use nic_model::{NicId, VmId};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use simulator::netns::RulePage;
 
-use super::{Which, console};
+use super::{Which, console, finite};
 
 /// What goes wrong.
 #[derive(Debug, clap::Args)]
@@ -56,7 +56,7 @@ struct Add {
     #[arg(long, conflicts_with = "probability")]
     every: Option<u64>,
     /// Each with this probability, 0 to 1
-    #[arg(long)]
+    #[arg(long, value_parser = finite)]
     probability: Option<f64>,
     /// At most so often in each VM
     #[arg(long)]

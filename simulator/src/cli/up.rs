@@ -1,6 +1,6 @@
 //! `simulator up` and `simulator restore`: a cloud that runs until it is told to stop.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,6 @@ use simulator::netns::{
     ControlClient, Frames, Launched, Plan, Programs, Site, Snapshot, Topology, launch,
 };
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -82,8 +81,9 @@ impl Up {
             script,
             programs: Programs::beside_this_one()?,
         };
+        let listener = self.running.listen()?;
         let launched = launch(&plan, &self.running.which.site(), |_| Ok(()))?;
-        self.running.keep(launched, &plan.topology, None)
+        self.running.keep(launched, listener, &plan.topology, None)
     }
 
     fn script(&self, topology: &Topology) -> anyhow::Result<Script> {
@@ -109,8 +109,10 @@ impl Restore {
             topology: snapshot.plan.topology.clone(),
         };
         let put_back = |site: &_| snapshot.write_journals(site);
+        let listener = self.running.listen()?;
         let launched = launch(&plan, &self.running.which.site(), put_back)?;
-        self.running.keep(launched, &plan.topology, Some(&snapshot))
+        self.running
+            .keep(launched, listener, &plan.topology, Some(&snapshot))
     }
 }
 
@@ -128,16 +130,28 @@ impl Running {
         }
     }
 
+    /// Before anything is started, so that nothing is in vain when the address cannot be had.
+    fn listen(&self) -> anyhow::Result<Option<TcpListener>> {
+        let Some(address) = self.listen else {
+            return Ok(None);
+        };
+        let listener = TcpListener::bind(address);
+        let listener = listener.with_context(|| format!("--listen {address}"))?;
+        listener.set_nonblocking(true)?;
+        Ok(Some(listener))
+    }
+
     /// Keeps the cloud until it ends or is told to.
     fn keep(
         &self,
         mut launched: Launched,
+        listener: Option<TcpListener>,
         topology: &Topology,
         restored: Option<&Snapshot>,
     ) -> anyhow::Result<ExitCode> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build()?;
-        let ended = runtime.block_on(self.serve(&mut launched, topology, restored));
+        let ended = runtime.block_on(self.serve(&mut launched, listener, topology, restored));
         // What listens goes before the claim does: the next cloud may want the same address.
         drop(runtime);
         drop(launched);
@@ -147,6 +161,7 @@ impl Running {
     async fn serve(
         &self,
         launched: &mut Launched,
+        listener: Option<TcpListener>,
         topology: &Topology,
         restored: Option<&Snapshot>,
     ) -> anyhow::Result<ExitCode> {
@@ -154,8 +169,8 @@ impl Running {
             let control = ControlClient::new(launched.state.control.clone());
             control.post("/v1/restore", snapshot).await?;
         }
-        if let Some(address) = self.listen {
-            let listener = TcpListener::bind(address).await?;
+        if let Some(listener) = listener {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
             launched.state.url = Some(format!("http://{}/", listener.local_addr()?));
             // Who this user is to itself has changed by now, and with that the way to `which`.
             let site = Site::at(launched.state.directory.clone());

@@ -169,3 +169,25 @@ async fn a_rule_goes_by_its_name_whatever_is_in_it_and_no_other_does() {
     let left: Vec<_> = rules.iter().map(|page| page.rule.name.as_str()).collect();
     assert_eq!(left, kept);
 }
+
+#[tokio::test]
+async fn what_is_no_number_is_named_as_it_was_typed() {
+    let bed = Bed::of(User::Own);
+    let rule = [
+        "rules",
+        "add",
+        "a",
+        "--at",
+        "guest.plug",
+        "--effect",
+        "lose",
+    ];
+    let speed = ["clock", "speed", "nan"];
+    for arguments in [&speed[..], &[&rule[..], &["--probability", "nan"]].concat()] {
+        let output = bed.run(arguments).await;
+
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("'nan'"), "{said}");
+        assert!(said.contains("not a finite number"), "{said}");
+    }
+}

@@ -132,3 +132,15 @@ async fn nobody_but_this_machine_is_listened_to() {
 
     assert!(said.contains("not of the loopback"), "{said}");
 }
+
+#[tokio::test]
+async fn an_address_that_cannot_be_had_is_told_before_anything_is_started() {
+    let bed = Bed::of(User::Own);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+
+    let said = complaint(&bed, &["--listen", &address]).await;
+
+    let expected = format!("error: --listen {address}: ");
+    assert!(said.starts_with(&expected), "{said}");
+}

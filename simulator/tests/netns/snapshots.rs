@@ -148,3 +148,23 @@ async fn a_file_that_is_no_snapshot_is_refused() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_told_before_any_hostd_is_killed_for_it() {
+    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+
+    let kept = cloud
+        .bed
+        .run(&["snapshot", "/nonexistent/cloud.json"])
+        .await;
+
+    let said = String::from_utf8(kept.stderr).unwrap();
+    assert!(!kept.status.success(), "{said}");
+    assert!(
+        said.contains("cannot write /nonexistent/cloud.json: "),
+        "{said}"
+    );
+    let page: Page = cloud.started.control().get("/").await.unwrap();
+    let ended = |event: &simulator::netns::Event| event.text.contains("has ended");
+    assert!(!page.events.iter().any(ended), "{:?}", page.events);
+}
