@@ -2,7 +2,7 @@
 //! them.
 //!
 //! ```text
-//!   make:    tap down ─► no IPv6 ─► rates ─► into the bridge ─► filters ─► up     one effect each
+//!   make:    tap down ─► into the bridge ─► filters ─► rates ─► up                one effect each
 //!   isolate: down ─► out of the bridge
 //!   remove:  down ─► out ─► (the kernel takes 15 ms) ─► gone
 //! ```
@@ -195,7 +195,8 @@ pub struct SimPorts {
 /// One step of a change, as the kernel does it.
 type Step = (&'static str, fn(&mut Tap, &str));
 
-/// See [`BridgePorts`](port::BridgePorts): the same order.
+/// As [`BridgePorts`](port::BridgePorts) does it, which sets the rates first: nothing passes before
+/// the last step, and rates are no part of a tap here.
 const MAKE: [Step; 4] = [
     ("join", |tap, bridge| tap.bridge = Some(bridge.to_owned())),
     ("filter", |tap, _| tap.filters = Filters::On),
