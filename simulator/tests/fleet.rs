@@ -41,6 +41,12 @@ fn a_fleet_under_faults_ends_clean() {
         "{report}"
     );
     assert!(some("hostd_deaths") && some("looks"), "{report}");
+    // Else nothing is wrong since nothing is done.
+    let lost: u64 = ["came_to_nothing", "under_way", "cut_off"]
+        .map(|field| report[field].as_u64().unwrap())
+        .iter()
+        .sum();
+    assert!(lost < 600 / 8, "{report}");
 }
 
 #[test]
