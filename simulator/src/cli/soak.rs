@@ -70,7 +70,7 @@ impl Soak {
 
 impl Replay {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let report = Run::of_seed(self.seed).go()?;
+        let report = Run::of_seed(self.seed).with_trace().go()?;
         let report = match self.shorten {
             true => Run::shorten(report)?,
             false => report,

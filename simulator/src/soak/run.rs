@@ -22,6 +22,14 @@ pub struct Run {
     /// What the world, and all chance in it, is drawn from.
     pub seed: u64,
     script: Script,
+    telling: Telling,
+}
+
+/// Whose traces are told: writing one takes time, and nobody reads those of a whole soak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    OfBreaches,
+    OfAll,
 }
 
 #[derive(Debug, Clone)]
@@ -40,6 +48,7 @@ impl Run {
         Self {
             seed,
             script: Script::Drawn(Self::STEPS),
+            telling: Telling::OfBreaches,
         }
     }
 
@@ -49,7 +58,15 @@ impl Run {
         Self {
             seed,
             script: Script::Given(steps),
+            telling: Telling::OfBreaches,
         }
+    }
+
+    /// The same, with its trace in the report though nothing may be wrong.
+    #[must_use]
+    pub fn with_trace(mut self) -> Self {
+        self.telling = Telling::OfAll;
+        self
     }
 
     /// Runs to the end.
@@ -65,7 +82,7 @@ impl Run {
             let mut rig = Rig::new(sim, &plan);
             let mut steps = Vec::new();
             let done = self.perform(&mut rig, &mut steps).await;
-            report(self.seed, &rig, steps, done.err())
+            self.report(&rig, steps, done.err())
         })
     }
 
@@ -123,6 +140,27 @@ impl Run {
         rig.sim().pass(AFTERMATH).await;
         rig.be_still_right().await
     }
+
+    fn report(&self, rig: &Rig, steps: Vec<Step>, breach: Option<Breach>) -> Report {
+        let is_told = breach.is_some() || self.telling == Telling::OfAll;
+        let stage = &rig.sim().stage;
+        let trace = stage.trace();
+        Report {
+            seed: self.seed,
+            operations: steps.iter().map(|step| step.act.operations().len()).sum(),
+            troubles: steps.iter().map(|step| step.troubles.len()).sum(),
+            steps,
+            lives: rig.lives(),
+            lasted: stage.now(),
+            hash: trace.hash(),
+            trace: match is_told {
+                true => trace.log().filter_map(shown).collect(),
+                false => Vec::new(),
+            },
+            breach,
+            system: rig.system(),
+        }
+    }
 }
 
 /// Every list of steps that has one step, or one trouble, less.
@@ -161,22 +199,20 @@ fn shown(entry: &Entry) -> Option<String> {
     Some(entry.to_string().chars().map(plain).collect())
 }
 
-fn report(seed: u64, rig: &Rig, steps: Vec<Step>, breach: Option<Breach>) -> Report {
-    let stage = &rig.sim().stage;
-    let trace = stage.trace();
-    Report {
-        seed,
-        operations: steps.iter().map(|step| step.act.operations().len()).sum(),
-        troubles: steps.iter().map(|step| step.troubles.len()).sum(),
-        steps,
-        lives: rig.lives(),
-        lasted: stage.now(),
-        hash: trace.hash(),
-        trace: match breach {
-            Some(_) => trace.log().filter_map(shown).collect(),
-            None => Vec::new(),
-        },
-        breach,
-        system: rig.system(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_in_which_nothing_is_wrong_tells_its_trace_to_whoever_asks() {
+        let run = Run::of_steps(7, Vec::new());
+
+        let [plain, asked] = [run.clone(), run.with_trace()].map(|run| run.go());
+
+        let plain = plain.expect("the world can be made");
+        let asked = asked.expect("the world can be made");
+        assert_eq!((plain.hash, plain.trace.len()), (asked.hash, 0));
+        let last = asked.trace.last().expect("something has happened");
+        assert!(asked.to_string().contains(last.as_str()), "{asked}");
     }
 }
