@@ -79,6 +79,15 @@ impl Sabotaged {
     fn begin(&self) {
         self.0.set(true);
     }
+
+    fn end(&self) {
+        self.0.set(false);
+    }
+}
+
+/// Whether a command to a QEMU puts something into it or takes something out.
+fn changes_devices(command: &str) -> bool {
+    ["device_add", "device_del", "netdev_add", "netdev_del"].contains(&command)
 }
 
 /// The seed that worlds are made from.
@@ -171,6 +180,20 @@ impl SimWorld {
             false => Vec::new(),
         }
     }
+
+    /// What was ever wrong, though nothing of it may be left to see: what a port did that it may
+    /// never do, and a hostd that has ended by itself.
+    #[must_use]
+    pub fn noted(&self) -> Vec<Violation> {
+        let mut noted = self.simulated.links().breaches();
+        noted.extend(self.simulated.failures());
+        noted
+    }
+
+    /// All is as it should be: whatever a scenario had put there has gone.
+    pub fn is_right_again(&self) {
+        self.sabotaged.end();
+    }
 }
 
 /// As a Debian guest under emulation boots, only faster.
@@ -247,7 +270,9 @@ impl World for SimWorld {
     }
 
     async fn monitor(&self, vm: &VmId, command: &str, arguments: Value) -> Result<Value> {
-        self.sabotaged.begin();
+        if changes_devices(command) {
+            self.sabotaged.begin();
+        }
         let (ours, theirs) = pair();
         let served = self.vm(vm)?.with_qemu(|qemu| qemu.serve(SABOTAGE, theirs));
         let served = served.with_context(|| format!("{vm} is off"))?;
@@ -317,6 +342,9 @@ impl Misbehaving for SimWorld {
     }
 
     async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
+        if let Some(vm) = &pace.vm {
+            self.vm(vm)?;
+        }
         let meant = |vm: &&SimVm| pace.vm.as_ref().is_none_or(|id| *id == **vm.id());
         for vm in self.simulated.vms().values().filter(meant) {
             vm.set_pace(pace.transition, pace.pace);
@@ -335,5 +363,29 @@ impl Misbehaving for SimWorld {
         let done = found.map(|(_, done)| done);
         rules.remove(rule);
         done.with_context(|| format!("there is no rule {rule}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_changes_devices_excuses_what_is_found_until_all_is_right_again() {
+        let world = SimWorld::make(1).unwrap();
+        let options = VmOptions::named("vm1").unwrap();
+        let _guest = world.boot(&options).await.unwrap();
+
+        let status = world.monitor(&options.id, "query-status", json!({})).await;
+        assert!(status.is_ok() && !world.sabotaged.0.get(), "{status:?}");
+        let removal = json!({ "id": "nobody" });
+        let refused = world.monitor(&options.id, "device_del", removal).await;
+        assert!(refused.is_err() && world.sabotaged.0.get(), "{refused:?}");
+
+        world.is_right_again();
+
+        assert!(!world.sabotaged.0.get());
     }
 }
