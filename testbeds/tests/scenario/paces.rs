@@ -18,6 +18,7 @@ use super::usable::is_usable;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     to_order(scenarios![
+        a_pace_of_a_vm_that_is_none_is_refused,
         a_link_comes_when_somebody_says_so,
         a_clock_that_stands_still_moves_by_steps,
         a_guest_that_resets_itself_over_a_device_loses_the_attach_alone,
@@ -32,6 +33,19 @@ async fn set_plug(bed: &Bed, vm: &Vm, pace: Pace) -> Result<()> {
         pace,
     };
     bed.misbehaving()?.set_pace(&rule).await
+}
+
+async fn a_pace_of_a_vm_that_is_none_is_refused(bed: &Bed) -> Result<()> {
+    let rule = PaceRule {
+        transition: Transition::Plug,
+        vm: Some("vm9".parse()?),
+        pace: Pace::Manual,
+    };
+
+    let set = bed.misbehaving()?.set_pace(&rule).await;
+
+    ensure!(set.is_err(), "it is set");
+    Ok(())
 }
 
 /// Gives an order again and again until the NIC is in use: only what has begun follows it.

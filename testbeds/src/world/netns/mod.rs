@@ -299,6 +299,9 @@ impl Misbehaving for NetnsWorld {
 
     async fn set_pace(&self, pace: &PaceRule) -> Result<()> {
         let on: Vec<VmId> = self.running.lock().await.keys().cloned().collect();
+        if let Some(vm) = &pace.vm {
+            ensure!(on.contains(vm), "{vm} does not run");
+        }
         for vm in on {
             self.control(&vm)
                 .order(&json!({ "set_pace": pace }))
