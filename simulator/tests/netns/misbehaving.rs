@@ -2,24 +2,13 @@
 
 use host_api::client::{Answer, ClientError, Progress};
 use host_api::{NicState, Problem, ProblemCode};
-use misbehaviour::{ClockOrder, Effect, Pace, PaceRule, Rule, Side, Transition, When};
+use misbehaviour::{ClockOrder, Effect, Pace, PaceRule, Rule, Side, Transition};
 use simulator::netns::{ClockRequest, GuestState, Page, RulePage};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use crate::cells::rule_with as rule;
 use crate::support::{Bed, Cloud, User, attach, nic_on_blue, until};
-
-fn rule(name: &str, operation: &str, effect: Effect) -> Rule {
-    Rule {
-        name: name.to_owned(),
-        operation: operation.parse().unwrap(),
-        vm: None,
-        nic: None,
-        when: When::Always,
-        times: None,
-        effect,
-    }
-}
 
 /// Asks for a NIC in `vm1/web` and does not wait for it.
 async fn begin(cloud: &Cloud) -> nic_model::NicId {

@@ -53,6 +53,11 @@ pub(crate) fn rule(name: &str, operation: &str, effect: EffectKind) -> Rule {
         EffectKind::DiskFull => Effect::DiskFull,
         EffectKind::FsyncError => Effect::FsyncError,
     };
+    rule_with(name, operation, effect)
+}
+
+/// A rule for the whole world, as often as its operation comes.
+pub(crate) fn rule_with(name: &str, operation: &str, effect: Effect) -> Rule {
     Rule {
         name: name.to_owned(),
         operation: operation.parse().unwrap(),
