@@ -125,6 +125,8 @@ impl Keeper {
             (Some(vm), EventKind::DeviceGone(nic)) => self
                 .vms
                 .with(vm, |handle| handle.nudge.device_gone(nic.clone())),
+            // Everything is as it was, and the next request has its own time.
+            (Some(_), EventKind::UnplugRefused(_)) => {}
             (Some(vm), _) => self.vms.with(vm, |handle| handle.nudge.world_changed()),
             (None, _) => self.vms.all_may_have_changed(),
         }

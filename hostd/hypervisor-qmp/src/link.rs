@@ -4,7 +4,7 @@
 //!            ┌──────────── wanted, or backoff over ◄───────────┐
 //!            ▼                                                 │
 //!       connecting ──► connected ── broken ──► event ──► waiting (50 ms … 5 s)
-//!            │             └► event                            ▲
+//!            │             └► event, but for the first try     ▲
 //!            └── no process, held by another, … ───────────────┘
 //! ```
 //!
@@ -88,6 +88,7 @@ impl Link {
             wanted: queue,
             waiting: Vec::new(),
             backoff: BACKOFF_MIN,
+            told: Told::Nothing,
             dialer: Arc::clone(&settings.dialer),
             jitter: Arc::clone(&settings.jitter),
         };
@@ -127,8 +128,17 @@ struct Actor {
     wanted: mpsc::Receiver<Wanted>,
     waiting: Vec<Wanted>,
     backoff: Duration,
+    told: Told,
     dialer: Arc<dyn Dialer>,
     jitter: Jitter,
+}
+
+/// Whether anybody can have been told anything of the VM. Before that no event is lost to anybody,
+/// and a first connection is no news.
+#[derive(PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Something,
 }
 
 /// Whether anybody still holds the handle.
@@ -164,7 +174,8 @@ impl Actor {
             | ConnectError::Negotiation { .. }
             | ConnectError::Identity { .. } => Outage::Failed(Arc::new(error)),
         });
-        if outcome.is_ok() {
+        if std::mem::replace(&mut self.told, Told::Something) == Told::Something && outcome.is_ok()
+        {
             self.report();
         }
         while let Ok(wanted) = self.wanted.try_recv() {

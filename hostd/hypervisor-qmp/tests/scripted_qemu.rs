@@ -11,7 +11,7 @@ use hypervisor::{
     Carrier, EventKind, Hypervisor, PlugRequest, Tap, TapAccess, Trouble, Unplugging,
 };
 use hypervisor_qmp::{QmpHypervisor, QmpVm, Settings, Vhost};
-use nic_model::{NicId, SlotId, VmId};
+use nic_model::{NicId, PowerState, SlotId, VmId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -342,4 +342,26 @@ async fn a_lost_connection_is_restored_unasked_and_both_are_told() {
             .unwrap();
         assert_eq!(event.kind, EventKind::Connection, "{moment}");
     }
+}
+
+#[tokio::test]
+async fn a_first_connection_is_told_to_nobody_unless_it_had_to_be_waited_for() {
+    let qemu = Scripted::start(|name, _| willing(name));
+    let hypervisor = qemu.hypervisor();
+    let mut events = hypervisor.events();
+    hypervisor.inspect(&vm()).await.unwrap();
+    assert_eq!(events.try_recv().ok(), None);
+    drop(hypervisor);
+
+    let socket = qemu.directory.path().join("qmp.sock");
+    let elsewhere = qemu.directory.path().join("not-yet.sock");
+    std::fs::rename(&socket, &elsewhere).unwrap();
+    let hypervisor = qemu.hypervisor();
+    let mut events = hypervisor.events();
+    let off = hypervisor.inspect(&vm()).await.unwrap();
+    assert_eq!(off.power, PowerState::Off);
+    std::fs::rename(&elsewhere, &socket).unwrap();
+
+    let event = timeout(PATIENT, events.recv()).await.expect("news");
+    assert_eq!(event.unwrap().kind, EventKind::Connection);
 }

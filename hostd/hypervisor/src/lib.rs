@@ -133,7 +133,7 @@ pub struct HypervisorEvent {
 pub enum EventKind {
     /// QEMU let go of a device. Asked for or not.
     DeviceGone(NicId),
-    /// The guest said no.
+    /// The guest said no: everything is as it was, and it may be asked again.
     UnplugRefused(NicId),
     /// The guest was reset, which completes every pending unplug.
     Reset,
@@ -141,6 +141,7 @@ pub enum EventKind {
     Power,
     /// VMs appeared or disappeared.
     VmsChanged,
-    /// The connection to the hypervisor was lost or is back: events in between are lost.
+    /// The connection to the hypervisor was lost or is back: events in between are lost. A first
+    /// one that nobody had been refused before is not told.
     Connection,
 }

@@ -1,9 +1,8 @@
 //! The effects: one function for each action, each safe to repeat.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use agent_protocol::{Binding, Goal, Phase, WantedNic};
+use agent_protocol::{Binding, Goal, WantedNic};
 use hypervisor::{Carrier, PlugRequest, Plugged, Tap, Trouble, Unplugging};
 use nic_lifecycle::{Action, NicEvent, NicRecord, NicState, PortSeen, Reason, Step};
 use nic_model::NicId;
@@ -12,15 +11,13 @@ use tokio::time::Instant;
 
 use super::{VmWorker, flow_of, flow_of_action};
 use crate::agent_link::{Outlook, Standing};
-use crate::board::{News, TimedStep};
+use crate::board::TimedStep;
 use crate::failpoint::{self, Side};
 use crate::sabotage::{self, Sabotage};
 
 /// How old a listing of ports may be that a look at all NICs of a VM begins with, as a part of the
 /// time between two such looks: of a thousand VMs each would list the ports of all otherwise.
 const LISTING_AGE: u32 = 2;
-/// A guest that changes its mind faster than this fills nobody's history of events.
-const GUEST_NEWS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What came of an action.
 enum Outcome {
@@ -340,61 +337,6 @@ impl VmWorker {
             PortSeen::Ready
         } else {
             PortSeen::Amiss
-        }
-    }
-
-    /// Puts on the board what the agent's reports tell of its steps and of the link's arrival.
-    pub(super) fn note_guest_steps(&mut self, record: &NicRecord, outlook: &Outlook) {
-        let Some(seen) = &outlook.report else {
-            return;
-        };
-        let Some(progress) = self.nics.get_mut(&record.id) else {
-            return;
-        };
-        if seen.report.generation != record.generation {
-            return;
-        }
-        if let Phase::Bound { target, .. } = seen.report.phase {
-            progress.bound_in = Some(target);
-        }
-        let board = &self.tools.board;
-        let flow = flow_of(record.state);
-        let host_step = |step: Step, duration| {
-            failpoint::hit(flow, step.name(), Side::After);
-            board.step_done(&record.id, Some(&self.vm), TimedStep::Host(step), duration);
-        };
-        if let (Some(plugged), Some(arrived), false) = (
-            progress.plugged_at,
-            seen.link_seen_at,
-            progress.noted_arrival,
-        ) {
-            progress.noted_arrival = true;
-            host_step(Step::Arrive, arrived.saturating_duration_since(plugged));
-        }
-        for timing in seen.report.steps.iter().skip(progress.noted_guest_steps) {
-            let duration = Duration::from_micros(timing.duration_us);
-            let step = TimedStep::Guest(timing.step);
-            board.step_done(&record.id, Some(&self.vm), step, duration);
-        }
-        progress.noted_guest_steps = progress.noted_guest_steps.max(seen.report.steps.len());
-        if !progress.noted_end {
-            let since = match &seen.report.phase {
-                Phase::Bound { .. } => seen.link_seen_at.map(|from| (Step::Bind, from)),
-                Phase::Released | Phase::Absent => {
-                    progress.released_from.map(|from| (Step::Release, from))
-                }
-                Phase::Awaited | Phase::Binding | Phase::Returned | Phase::Failed { .. } => None,
-            };
-            if let Some((step, from)) = since {
-                progress.noted_end = true;
-                host_step(step, seen.received_at.saturating_duration_since(from));
-            }
-        }
-        let now = Instant::now();
-        let shown = matches!(record.state, NicState::InUse | NicState::Attaching);
-        if shown && progress.quiet_until.is_none_or(|until| now >= until) {
-            let news = board.guest_reported(record, &self.vm, &seen.report.phase);
-            progress.quiet_until = (news == News::Yes).then(|| now + GUEST_NEWS_PAUSE);
         }
     }
 

@@ -20,6 +20,7 @@ mod act;
 mod look;
 mod nudge;
 mod progress;
+mod report;
 mod stray;
 
 use std::collections::BTreeMap;
@@ -244,7 +245,7 @@ impl VmWorker {
             }
             let outlook = self.agent.outlook(id);
             self.declare_early(&record, &outlook).await;
-            self.note_guest_steps(&record, &outlook);
+            self.note_report(&record, &outlook);
             self.note_guest_unplug(&record);
             if self.is_held_back(id) {
                 return self.wait(&record, Blocked::Retrying);

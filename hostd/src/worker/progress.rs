@@ -7,6 +7,8 @@ use nic_model::{HotplugMode, TargetIdentity};
 use port::Port;
 use tokio::time::Instant;
 
+use super::report::GuestNews;
+
 /// After the first request, how soon a guest is asked again to let go. ACPI: QEMU takes a repeat
 /// after a millisecond and Linux needs under 200 ms, so a second is patient. Native: a second
 /// press of the attention button within five seconds would cancel the first (Linux
@@ -48,8 +50,7 @@ pub(super) struct Progress {
     pub(super) noted_guest_steps: usize,
     pub(super) noted_arrival: bool,
     pub(super) noted_end: bool,
-    /// What the guest reports is not shown before then.
-    pub(super) quiet_until: Option<Instant>,
+    pub(super) news: GuestNews,
 }
 
 /// When the guest is asked again.
@@ -85,7 +86,7 @@ impl Default for Progress {
             noted_guest_steps: 0,
             noted_arrival: false,
             noted_end: false,
-            quiet_until: None,
+            news: GuestNews::default(),
         }
     }
 }
@@ -185,7 +186,7 @@ impl Progress {
             self.held_until,
             self.asked.map(|asked| asked.again_at),
             Some(self.patience_until),
-            self.quiet_until,
+            self.news.due(),
         ]
         .into_iter()
         .flatten()

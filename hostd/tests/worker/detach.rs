@@ -125,6 +125,25 @@ async fn a_guest_that_keeps_its_device_is_cut_off_and_its_slot_stays_taken() {
     }
 }
 
+/// A look takes several commands, and a guest that refuses does so again and again.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_refuses_is_no_reason_to_look_at_its_vm() {
+    let world = World::start().await;
+    let nic = world.attached("vm1").await;
+    let look_fails = Fault::Disconnected(Effect::Missing);
+    world
+        .stage
+        .fail(Call::Inspect, None, look_fails, Times::Always);
+    world.hypervisor.set_kernel(&vm("vm1"), Kernel::Refuses);
+
+    world.begin_detach(&nic).await;
+    let asked = Deed::AskedToLetGo;
+    world.stage.until_done(&nic, asked, 2).await;
+    until_everybody_waits().await;
+
+    assert!(keeps_device(&world.live(&nic)), "{:?}", world.live(&nic));
+}
+
 /// The event may be that of an earlier device of the same name. In the native way a second request
 /// within five seconds takes back the first.
 #[tokio::test(start_paused = true)]

@@ -471,6 +471,43 @@ async fn a_guest_that_changes_its_mind_without_end_fills_nobodys_history() {
     assert!(began.elapsed() >= Duration::from_secs(changes - 2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_guest_says_too_soon_after_the_last_news_is_told_in_the_end() {
+    let mut siege = Siege::start().await;
+    siege.world.start_agent("hostile");
+    siege.world.until_state(&siege.own, NicState::InUse).await;
+    siege.world.guests.clear();
+    let own = siege.own.clone();
+    let attack = move |mut line: Line| {
+        let own = own.clone();
+        async move {
+            line.open().await?;
+            // What its own agent has said was news too.
+            // tidy: sleep because paused time passes at once
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            line.send(&report(&own, 1, Phase::Returned)).await?;
+            // tidy: sleep because paused time passes at once
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            line.send(&bound(&own, 1)).await?;
+            std::future::pending().await
+        }
+    };
+    let mut events = siege.world.service().board.subscribe(None).future;
+    let _attacker = Attacker::start(&siege.world.channel("hostile"), attack);
+
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let event = within("an event", events.recv()).await.unwrap();
+        match event.what {
+            Happening::NicDegraded(_) => told.push("degraded"),
+            Happening::NicRecovered => told.push("recovered"),
+            _ => {}
+        }
+    }
+
+    assert_eq!(told, ["degraded", "recovered"]);
+}
+
 /// Bytes that look like nothing, the same for the same seed.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
