@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nic_model::VmId;
 use simulator::netns::{self, Site};
-use tracing_subscriber::EnvFilter;
+
+use super::log;
 
 /// The first process of a cloud.
 #[derive(Debug, clap::Args)]
@@ -55,7 +56,7 @@ pub(crate) struct Container {
 
 impl Sandbox {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        log();
+        let _unwritten = log::to_anybody()?;
         netns::run_sandbox(&Site::at(self.directory.clone()), self.launcher)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -63,7 +64,7 @@ impl Sandbox {
 
 impl Machine {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        log();
+        log::to_file();
         let site = Site::at(self.directory.clone());
         netns::run_machine(&site, &self.vm, Duration::from_millis(self.cloud_age_ms))?;
         Ok(ExitCode::SUCCESS)
@@ -72,18 +73,8 @@ impl Machine {
 
 impl Guest {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        log();
+        log::to_file();
         netns::run_guest(&Site::at(self.directory.clone()), &self.vm, &self.boot_id)?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// To standard error, which the sandbox has sent to a file for each process.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
 }

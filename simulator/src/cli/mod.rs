@@ -8,6 +8,7 @@ mod demo;
 mod exec;
 mod fleet;
 mod inner;
+mod log;
 mod orders;
 mod panic;
 mod rules;

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
 
 use super::control::ControlClient;
 use super::guest::GuestClient;
@@ -16,6 +17,8 @@ use super::trouble::{Doing, Trouble};
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// It sweeps up its files and is gone.
 const END_DEADLINE: Duration = Duration::from_secs(10);
+/// Most that is told of what a cloud that does not start has complained of, in bytes.
+const COMPLAINT_MAX: usize = 16 * 1024;
 
 /// A cloud that runs until this is dropped, or the program that has it ends, however it ends.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ impl Started {
             .spawn()
             .doing(doing)?;
         let lifeline = child.stdin.take();
+        let complaint = child.stderr.take().map(listen_to);
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             let mut stdout = BufReader::new(stdout);
@@ -64,14 +68,11 @@ impl Started {
             said.doing(doing)?.doing(doing)?;
         }
         if line.is_empty() {
-            let mut complaint = String::new();
-            if let Some(mut stderr) = child.stderr.take() {
-                let read = stderr.read_to_string(&mut complaint);
-                tokio::time::timeout(END_DEADLINE, read)
-                    .await
-                    .doing(doing)?
-                    .doing(doing)?;
-            }
+            let complaint = match complaint {
+                Some(complaint) => tokio::time::timeout(END_DEADLINE, complaint).await,
+                None => Ok(Ok(String::new())),
+            };
+            let complaint = complaint.doing(doing)?.doing(doing)?;
             return Err(NotReady(complaint.trim_end().to_owned())).doing(doing);
         }
         let state = serde_json::from_str(&line).doing(doing)?;
@@ -120,5 +121,40 @@ impl Started {
         drop(self.lifeline.take());
         let ended = tokio::time::timeout(END_DEADLINE, self.child.wait()).await;
         ended.doing("end a cloud")?.doing("end a cloud").map(drop)
+    }
+}
+
+/// Reads what a cloud complains of for as long as there is somebody to complain, so that nobody
+/// there waits for a reader, and keeps the end of it.
+fn listen_to(mut complaints: impl AsyncRead + Unpin + Send + 'static) -> JoinHandle<String> {
+    tokio::spawn(async move {
+        let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
+        // A pipe that is broken is an end too.
+        while let Ok(length @ 1..) = complaints.read(&mut piece).await {
+            kept.extend(&piece[..length]);
+            kept.drain(..kept.len().saturating_sub(COMPLAINT_MAX));
+        }
+        String::from_utf8_lossy(&kept).into_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_many_complaints_the_last_are_kept() {
+        let (mut cloud, reader) = tokio::io::duplex(64);
+        let complaint = listen_to(reader);
+
+        let many = "x".repeat(2 * COMPLAINT_MAX) + "the reason";
+        cloud.write_all(many.as_bytes()).await.expect("it is read");
+        drop(cloud);
+
+        let complaint = complaint.await.expect("it ends");
+        assert_eq!(complaint.len(), COMPLAINT_MAX);
+        assert!(complaint.ends_with("xthe reason"), "{complaint}");
     }
 }

@@ -1,11 +1,16 @@
 //! Orders over HTTP: who may give them, and what a refusal looks like.
 
 use std::fmt::Display;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 
+use misbehaviour::Effect;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
-use crate::support::{Bed, Cloud, User};
+use crate::cells::rule_with as rule;
+use crate::support::{Bed, Cloud, PATIENCE, User};
 
 const JSON: &str = "content-type: application/json";
 
@@ -190,4 +195,50 @@ async fn what_is_no_number_is_named_as_it_was_typed() {
         assert!(said.contains("'nan'"), "{said}");
         assert!(said.contains("not a finite number"), "{said}");
     }
+}
+
+/// A fifo that is full, and stays so for as long as its end is held.
+fn full_fifo(bed: &Bed) -> (std::fs::File, String) {
+    let path = bed
+        .directory
+        .path()
+        .join("unread")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let mut options = std::fs::OpenOptions::new();
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+    let mut fifo = options
+        .read(true)
+        .write(true)
+        .custom_flags(nonblocking)
+        .open(&path)
+        .unwrap();
+    while fifo.write(&[b'x'; 4096]).is_ok() {}
+    while fifo.write(b"x").is_ok() {}
+    (fifo, path)
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_no_cloud_up() {
+    let bed = Bed::of(User::Own);
+    let (_unread, log) = full_fifo(&bed);
+    let up = bed.command(&["up", "--json", "--tied", "--vms", "1"]);
+    let mut quietly = tokio::process::Command::new("sh");
+    quietly.args(["-c", "exec 2>\"$0\"; exec \"$@\"", &log]);
+    quietly
+        .arg(up.as_std().get_program())
+        .args(up.as_std().get_args());
+    quietly.env("XDG_RUNTIME_DIR", bed.directory.path());
+
+    let cloud = timeout(PATIENCE, bed.started(quietly)).await;
+
+    let cloud = cloud.expect("it comes up");
+    let control = cloud.started.control();
+    control
+        .post("/v1/rules", &rule("r", "guest.plug", Effect::Lose))
+        .await
+        .unwrap();
 }
