@@ -1,6 +1,10 @@
 //! Guests that take their time to boot, or never do: the cloud is there without them.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use simulator::netns::{GuestState, Page};
+use tokio::process::Command;
 
 use crate::support::{Bed, Cloud, User, until};
 
@@ -68,4 +72,34 @@ async fn a_cloud_that_does_not_come_up_leaves_nothing() {
     assert!(!ended.status.success(), "{complaint}");
     assert!(complaint.contains("the sandbox is ready"), "{complaint}");
     assert_eq!(bed.left(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_vm_that_does_not_come_up_is_gone_when_that_is_told() {
+    let bed = Bed::of(User::Own);
+    let simulator = bed.own_programs().join("simulator");
+    let mut up = Command::new(&simulator);
+    up.args(["up", "--json", "--tied", "--vms", "1"]);
+    up.env("XDG_RUNTIME_DIR", bed.directory.path());
+    let cloud = bed.started(up).await;
+    let control = cloud.started.control();
+    control.post("/v1/vms/vm1/kill", &()).await.unwrap();
+    let script = "#!/bin/sh\necho what is a VM\nexec sleep 60\n";
+    let fresh = cloud.bed.file("stuck", script);
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(fresh, simulator).unwrap();
+
+    let refused = control.post("/v1/vms/vm1/start", &()).await.unwrap_err();
+
+    let refused = refused.cause.to_string();
+    assert!(refused.contains("it does not become ready"), "{refused}");
+    until("both VMs are told to be off", async || {
+        let page: Page = control.get("/").await.unwrap();
+        let off = page
+            .events
+            .iter()
+            .filter(|event| event.text == "VM vm1 is off: signal 9");
+        off.count() == 2
+    })
+    .await;
 }

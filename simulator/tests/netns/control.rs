@@ -5,12 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
 use misbehaviour::Effect;
+use simulator::netns::Page;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::cells::rule_with as rule;
-use crate::support::{Bed, Cloud, PATIENCE, User};
+use crate::support::{Bed, Cloud, PATIENCE, User, until};
 
 const JSON: &str = "content-type: application/json";
 
@@ -241,4 +242,24 @@ async fn a_log_that_nobody_reads_holds_no_cloud_up() {
         .post("/v1/rules", &rule("r", "guest.plug", Effect::Lose))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_has_been_ordered_is_done_also_when_nobody_waits_for_it() {
+    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+    let control = cloud.started.control();
+    control.post("/v1/vms/vm1/kill", &()).await.unwrap();
+    let mut hasty = UnixStream::connect(&cloud.started.state.control)
+        .await
+        .unwrap();
+    let request = format!("POST /v1/vms/vm1/start HTTP/1.1\r\nhost: simulator\r\n{JSON}\r\n\r\n");
+
+    hasty.write_all(request.as_bytes()).await.unwrap();
+    drop(hasty);
+
+    until("the VM is on", async || {
+        let page: Page = control.get("/").await.unwrap();
+        page.vms[0].pid.is_some()
+    })
+    .await;
 }

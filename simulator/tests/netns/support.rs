@@ -117,6 +117,16 @@ impl Bed {
         ended.expect("it ends").unwrap()
     }
 
+    /// Programs that a test may replace: it has them to itself.
+    pub(crate) fn own_programs(&self) -> PathBuf {
+        let own = self.directory.path().join("programs");
+        fs::create_dir(&own).unwrap();
+        for name in ["simulator"].into_iter().chain(PROGRAMS_BESIDE) {
+            fs::copy(programs().join(name), own.join(name)).unwrap();
+        }
+        own
+    }
+
     /// A file of this content.
     pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.directory.path().join(name);

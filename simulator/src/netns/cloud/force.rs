@@ -7,6 +7,7 @@
 //!
 //! What is answered with an error is not in force, as far as it can be undone.
 
+use futures::future::join_all;
 use misbehaviour::{Effect, PaceRule, Rule, Script, World};
 use nic_model::VmId;
 
@@ -27,7 +28,7 @@ impl Cloud {
     /// # Errors
     /// When one of them cannot be followed, or a VM does not answer.
     pub(in crate::netns) async fn follow(&self, script: Script) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
+        let _turn = self.inner.turns.take("follow a script").await?;
         self.check(&script)?;
         let before = self.plan().script;
         let followed = self.put_in_force(script).await;
@@ -50,17 +51,14 @@ impl Cloud {
     async fn take_back(&self) {
         let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
         let script = self.plan().script;
-        for vm in on {
-            self.give_script(&vm, &script).await.unwrap_or_default();
-        }
+        join_all(on.iter().map(|vm| self.give_script(vm, &script))).await;
         self.set_disks().unwrap_or_default();
     }
 
     async fn put_in_force(&self, script: Script) -> Result<(), OrderError> {
         let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        for vm in on {
-            self.give_script(&vm, &script).await?;
-        }
+        let given = join_all(on.iter().map(|vm| self.give_script(vm, &script))).await;
+        given.into_iter().collect::<Result<(), _>>()?;
         self.lock().plan.script = script;
         self.set_disks()
     }
@@ -112,7 +110,8 @@ impl Cloud {
     /// # Errors
     /// When it cannot be followed, or not in this world.
     pub(in crate::netns) async fn add_rule(&self, rule: Rule) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
+        let doing = format!("add rule {:?}", rule.name);
+        let _turn = self.inner.turns.take(doing).await?;
         self.check_rule(&rule)?;
         let name = rule.name.clone();
         let done = self.put_rule_in_force(rule).await;
@@ -142,9 +141,7 @@ impl Cloud {
             .retain(|rule| rule.name != name);
         let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
         let order = Order::RemoveRule(name);
-        for vm in on {
-            self.give(&vm, &order).await.map(drop).unwrap_or_default();
-        }
+        join_all(on.iter().map(|vm| self.give(vm, &order))).await;
         self.set_disks().unwrap_or_default();
     }
 
@@ -169,7 +166,11 @@ impl Cloud {
         &self,
         name: Option<&str>,
     ) -> Result<bool, OrderError> {
-        let _turn = self.inner.turn.lock().await;
+        let doing = match name {
+            Some(name) => format!("remove rule {name:?}"),
+            None => "remove all rules".to_owned(),
+        };
+        let _turn = self.inner.turns.take(doing).await?;
         let order = match name {
             Some(name) => Order::RemoveRule(name.to_owned()),
             None => Order::ClearRules,
@@ -194,7 +195,7 @@ impl Cloud {
     /// # Errors
     /// When a VM does not answer.
     pub(in crate::netns) async fn set_pace(&self, pace: PaceRule) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
+        let _turn = self.inner.turns.take("set a pace").await?;
         self.check(&Script {
             paces: vec![pace.clone()],
             ..Script::default()

@@ -8,8 +8,10 @@
 mod force;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ use super::trouble::{Doing, Trouble, in_full};
 
 pub(super) use force::is_of_the_host;
 
+use turn::{Busy, Turns};
+
 /// As systemd's `RestartSec` has it.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// A VM whose guest is not up by then is none.
@@ -50,7 +54,7 @@ struct Inner {
     undertaker: Undertaker,
     events: EventLog,
     /// One thing is done to it at a time.
-    turn: tokio::sync::Mutex<()>,
+    turns: Turns,
     running: Mutex<Running>,
 }
 
@@ -97,6 +101,9 @@ pub(super) enum OrderError {
     /// There is a rule of that name.
     #[error("rule {0:?}: there is one of that name already")]
     RuleTaken(String),
+    /// Another order is under way.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// Something failed.
     #[error(transparent)]
     Trouble(#[from] Trouble),
@@ -104,7 +111,7 @@ pub(super) enum OrderError {
 
 /// A VM process that said something else than that it is ready.
 #[derive(Debug, thiserror::Error)]
-#[error("it ended before it was ready; {log}")]
+#[error("it does not become ready; {log}")]
 struct NotReady {
     /// What it ends with.
     log: String,
@@ -130,7 +137,7 @@ impl Cloud {
                 site: site.clone(),
                 undertaker,
                 events: EventLog::default(),
-                turn: tokio::sync::Mutex::default(),
+                turns: Turns::default(),
                 running: Mutex::new(running),
             }),
         };
@@ -172,7 +179,9 @@ impl Cloud {
         self.lock().began = Instant::now();
         // They are there from the beginning, however long each takes.
         let vms = topology.vms.iter().map(|vm| self.boot(vm, Duration::ZERO));
-        futures::future::try_join_all(vms).await?;
+        // Each to its end, so that none is on and nobody's.
+        let booted = futures::future::join_all(vms).await;
+        booted.into_iter().collect::<Result<(), _>>()?;
         for host in &topology.hosts {
             self.set_disk(host)?;
             hostd::configure(&self.plan(), &self.inner.site, host)?;
@@ -190,7 +199,7 @@ impl Cloud {
     /// # Errors
     /// When a part cannot be started again.
     pub(super) async fn reset(&self) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
+        let _turn = self.inner.turns.take("reset").await?;
         self.stop_all().await;
         let plan = Plan::read(&self.inner.site)?;
         for host in &plan.topology.hosts {
@@ -223,7 +232,7 @@ impl Cloud {
     /// # Errors
     /// When it is on, or does not start.
     pub(super) async fn start_vm(&self, id: &VmId) -> Result<(), OrderError> {
-        let _turn = self.inner.turn.lock().await;
+        let _turn = self.inner.turns.take(format!("start VM {id}")).await?;
         let vm = self.vm(id)?;
         if self.lock().vms.contains_key(id) {
             return Err(OrderError::On(id.clone()));
@@ -270,7 +279,8 @@ impl Cloud {
         host: &HostName,
         act: impl FnOnce() -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
-        let _turn = self.inner.turn.lock().await;
+        let turn = self.inner.turns.take(format!("stop the hostd of {host}"));
+        let _turn = turn.await.doing(format_args!("stop the hostd of {host}"))?;
         let (keeper, hostd) = {
             let mut running = self.lock();
             let found = running.hosts.get_mut(host);
@@ -325,10 +335,9 @@ impl Cloud {
     /// When one of them refuses or does not answer.
     pub(super) async fn give_all(&self, order: &Order) -> Result<(), OrderError> {
         let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        for vm in on {
-            self.give(&vm, order).await?;
-        }
-        Ok(())
+        // All of them before the first that fails is told: what each does is known then.
+        let given = futures::future::join_all(on.iter().map(|vm| self.give(vm, order))).await;
+        given.into_iter().try_for_each(|given| given.map(drop))
     }
 
     /// Gives an order to one VM.
@@ -376,20 +385,17 @@ impl Cloud {
         let (reader, writer) = std::io::pipe().doing(&doing)?;
         command.stdout(Stdio::from(writer));
         let process = self.inner.undertaker.spawn(command, netns.as_ref()).await?;
-        let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into());
-        let mut line = String::new();
-        let mut reader = BufReader::new(reader.doing(&doing)?);
-        let said = tokio::time::timeout(VM_DEADLINE, reader.read_line(&mut line)).await;
-        said.doing(&doing)?.doing(&doing)?;
-        if line != READY {
-            let log = end_of(&site.log(vm.id.as_str()));
-            return Err(NotReady { log }).doing(doing);
+        let ready = said_ready(reader, &site.log(vm.id.as_str())).await;
+        match &ready {
+            Ok(()) => {
+                self.lock().vms.insert(vm.id.clone(), process.pid);
+                self.inner.events.note(format_args!("VM {} is on", vm.id));
+            }
+            Err(_) => process.kill(),
         }
-        self.lock().vms.insert(vm.id.clone(), process.pid);
-        self.inner.events.note(format_args!("VM {} is on", vm.id));
         let watcher = tokio::spawn(self.clone().watch_vm(vm.id.clone(), process));
         self.lock().watchers.insert(vm.id.clone(), watcher);
-        Ok(())
+        ready.doing(doing)
     }
 
     /// Waits until nothing is left of an earlier life of a VM that is off: what it has held is let
@@ -480,5 +486,18 @@ impl Cloud {
             .running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until a VM says that it is ready.
+async fn said_ready(said: std::io::PipeReader, log: &Path) -> Result<(), Trouble> {
+    let doing = "wait until it is ready";
+    let said = tokio::net::unix::pipe::Receiver::from_owned_fd(said.into()).doing(doing)?;
+    let (mut said, mut line) = (BufReader::new(said), String::new());
+    let reading = tokio::time::timeout(VM_DEADLINE, said.read_line(&mut line)).await;
+    reading.doing(doing)?.doing(doing)?;
+    match line == READY {
+        true => Ok(()),
+        false => Err(NotReady { log: end_of(log) }).doing(doing),
     }
 }

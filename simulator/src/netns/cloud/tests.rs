@@ -125,7 +125,7 @@ impl Bed {
                 site: site.clone(),
                 undertaker: Undertaker::default(),
                 events: EventLog::default(),
-                turn: tokio::sync::Mutex::default(),
+                turns: Turns::default(),
                 running: Mutex::new(running),
             }),
         };

@@ -4,7 +4,10 @@
 //! ```text
 //!   TCP ──► Host: of this machine? ─┐
 //!   socket ─────────────────────────┴─► says it is JSON? ──► order ──► {"error": "…"} or result
+//!                                                              └ goes on when nobody waits for it
 //! ```
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -17,6 +20,9 @@ use axum::response::{IntoResponse, Response};
 use super::Refusal;
 
 const JSON: &str = "application/json";
+
+/// Before whoever has given an order stops waiting for its answer ([`super::client`]).
+const ORDER_DEADLINE: Duration = Duration::from_secs(50);
 
 /// Longest complaint that is passed on, in bytes.
 const COMPLAINT_MAX: usize = 64 * 1024;
@@ -42,6 +48,25 @@ pub(super) async fn only_this_machine(request: Request, next: Next) -> Response 
     }
     let error = format!("host: {host:?} is neither localhost nor an address of the loopback");
     refuse(StatusCode::FORBIDDEN, error)
+}
+
+/// Has an order done to its end, also when whoever has given it hangs up meanwhile: half of it
+/// would leave a VM that runs and is nobody's, or a rule that one VM follows and another does not.
+pub(super) async fn to_the_end(request: Request, next: Next) -> Response {
+    let about = format!("{} {}", request.method(), request.uri().path());
+    let order = tokio::spawn(next.run(request));
+    let problem = match tokio::time::timeout(ORDER_DEADLINE, order).await {
+        Ok(Ok(response)) => return response,
+        Ok(Err(panic)) => format!("it is not done to its end: {panic}"),
+        Err(_elapsed) => {
+            let seconds = ORDER_DEADLINE.as_secs();
+            format!("it has taken {seconds} s by now, and goes on: the events tell of its end")
+        }
+    };
+    refuse(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!("{about}: {problem}"),
+    )
 }
 
 /// Gives the refusals of the HTTP library the form of all others.

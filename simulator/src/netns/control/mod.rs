@@ -21,9 +21,10 @@
 //! ```
 //!
 //! A refusal is `{"error": "…"}`. Requests that change something bear the content type
-//! `application/json`. Whoever may open the socket may do all of it; over TCP the
-//! launcher passes it on from the loopback alone, to a second socket that answers only to
-//! names of this machine.
+//! `application/json`. What has been ordered is done to its end, also when whoever has ordered it
+//! hangs up; what another order keeps waiting is refused. Whoever may open the socket may do all of
+//! it; over TCP the launcher passes it on from the loopback alone, to a second socket that answers
+//! only to names of this machine.
 
 mod client;
 mod gate;
@@ -36,6 +37,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use futures::future::join_all;
 use misbehaviour::{ClockOrder, ClockRule, PaceRule, Rule, Script, Span};
 use nic_model::VmId;
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,7 @@ pub(super) async fn serve(
         .route("/v1/reset", post(reset))
         .route("/v1/down", post(down))
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(from_fn(gate::to_the_end))
         .layer(from_fn(gate::only_programs))
         .layer(from_fn(gate::in_one_form))
         .with_state(cloud);
@@ -152,6 +155,7 @@ impl IntoResponse for OrderError {
             Self::NoHost(_) | Self::NoVm(_) | Self::NoRule(_) => StatusCode::NOT_FOUND,
             Self::Off(_) | Self::On(_) | Self::RuleTaken(_) => StatusCode::CONFLICT,
             Self::Script(_) => StatusCode::BAD_REQUEST,
+            Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Trouble(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let error = in_full(&self);
@@ -160,12 +164,12 @@ impl IntoResponse for OrderError {
 }
 
 async fn page(State(cloud): State<Cloud>) -> Json<Page> {
-    let mut vms = Vec::new();
-    for (id, pid) in cloud.vms() {
+    let page = async |(id, pid)| {
         // One that is off, or does not answer, has no status: that is what there is to say.
         let hardware = cloud.give(&id, &Order::Status).await.ok().flatten();
-        vms.push(VmPage { id, pid, hardware });
-    }
+        VmPage { id, pid, hardware }
+    };
+    let vms = join_all(cloud.vms().into_iter().map(page)).await;
     let events = cloud.events().after(0);
     Json(Page { vms, events })
 }
@@ -175,12 +179,10 @@ async fn events(State(cloud): State<Cloud>, Query(query): Query<EventsQuery>) ->
 }
 
 async fn rules(State(cloud): State<Cloud>) -> Json<Vec<RulePage>> {
-    let mut done: Vec<RuleStatus> = Vec::new();
-    for (vm, _) in cloud.vms() {
-        if let Ok(Some(status)) = cloud.give(&vm, &Order::Status).await {
-            done.extend(status.rules);
-        }
-    }
+    let vms = cloud.vms();
+    let asked = vms.iter().map(|(vm, _)| cloud.give(vm, &Order::Status));
+    let told = join_all(asked).await.into_iter().flatten().flatten();
+    let done: Vec<RuleStatus> = told.flat_map(|status| status.rules).collect();
     let page = |rule: Rule| {
         let same = done.iter().filter(|status| status.rule.name == rule.name);
         let standing = u64::from(is_of_the_host(&rule));

@@ -18,6 +18,8 @@ use crate::netns::trouble::{Doing, Trouble};
 
 /// A guest is up within tens of milliseconds.
 const BOOT_DEADLINE: Duration = Duration::from_secs(10);
+/// One that is killed is gone as soon.
+const KILL_DEADLINE: Duration = Duration::from_secs(4);
 
 /// A guest that is up.
 #[derive(Debug)]
@@ -52,7 +54,21 @@ impl GuestProcess {
         log_to(&mut command, &site.log(vm.as_str()))?;
         let (said, stdout) = std::io::pipe().doing(doing)?;
         command.stdout(Stdio::from(OwnedFd::from(stdout)));
-        let (pid, ended) = start(command).await.doing(doing)?;
+        let (pid, mut ended) = start(command).await.doing(doing)?;
+        match Self::up(pid, said).await {
+            Ok(netns) => Ok(Self { pid, netns, ended }),
+            Err(trouble) => {
+                if cut_power(pid, &mut ended).await.is_err() {
+                    tracing::warn!(%vm, "a guest that does not come up does not end either");
+                }
+                Err(trouble).doing(doing)
+            }
+        }
+    }
+
+    /// Waits until it says that it is up, and goes to where its links arrive.
+    async fn up(pid: Pid, said: std::io::PipeReader) -> Result<Netns, Trouble> {
+        let doing = "wait until it is up";
         let said = tokio::net::unix::pipe::Receiver::from_owned_fd(said.into()).doing(doing)?;
         let (mut said, mut line) = (BufReader::new(said), String::new());
         let reading = tokio::time::timeout(BOOT_DEADLINE, said.read_line(&mut line)).await;
@@ -61,8 +77,7 @@ impl GuestProcess {
             return Err(NotUp).doing(doing);
         }
         let number = pid.as_raw_nonzero().get().unsigned_abs();
-        let netns = Netns::open_pid(number).doing(doing)?;
-        Ok(Self { pid, netns, ended })
+        Netns::open_pid(number).doing(doing)
     }
 
     /// Waits until it is gone, with all of its processes.
@@ -72,10 +87,24 @@ impl GuestProcess {
     }
 
     /// Cuts its power, and waits until it is gone.
-    pub(super) async fn kill(mut self) {
-        rustix::process::kill_process(self.pid, Signal::KILL).unwrap_or_default();
-        self.ended().await;
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub(super) async fn kill(mut self) -> Result<(), Trouble> {
+        let gone = cut_power(self.pid, &mut self.ended).await;
+        gone.doing("cut the power of the guest")
     }
+}
+
+/// Kills the first process of a guest, with which the kernel ends all others in it, and waits until
+/// they have let go of what they hold.
+async fn cut_power(
+    pid: Pid,
+    ended: &mut oneshot::Receiver<()>,
+) -> Result<(), tokio::time::error::Elapsed> {
+    rustix::process::kill_process(pid, Signal::KILL).unwrap_or_default();
+    // Closed counts as well: the thread that would tell is gone.
+    tokio::time::timeout(KILL_DEADLINE, ended).await.map(drop)
 }
 
 /// Starts the first process of a new pid namespace, on a thread that lives as long as it: the guest

@@ -267,7 +267,7 @@ impl Hardware {
     async fn reset(&mut self, looks: u64) -> Result<(), Trouble> {
         self.transitions.forget(None);
         if let Some(guest) = self.guest.take() {
-            guest.kill().await;
+            guest.kill().await?;
         }
         self.begin(Transition::Boot, None, looks).await
     }
@@ -356,7 +356,7 @@ impl Hardware {
     async fn panic(&mut self) -> Result<(), Trouble> {
         self.transitions.forget(None);
         if let Some(guest) = self.guest.take() {
-            guest.kill().await;
+            guest.kill().await?;
         }
         self.parts.qemu.act(GuestAct::Panic);
         Ok(())
