@@ -443,3 +443,32 @@ async fn a_guest_that_resets_itself_while_it_boots_boots_again() {
     let rules: Vec<RulePage> = cloud.started.control().get("/v1/rules").await.unwrap();
     assert_eq!(rules[0].done, 2);
 }
+
+#[tokio::test]
+async fn a_vm_that_is_reset_over_and_over_takes_orders_all_the_while() {
+    const ROUNDS: u64 = 100;
+    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+    let control = cloud.started.control();
+    // Hostd asks for its slots whenever it has been reset.
+    let again = rule("again", "qmp.human-monitor-command", Effect::Reset);
+    control.post("/v1/rules", &again).await.unwrap();
+    control.post("/v1/vms/vm1/reset", &()).await.unwrap();
+    until("it is reset over and over", async || {
+        let rules: Vec<RulePage> = control.get("/v1/rules").await.unwrap();
+        rules[0].done >= ROUNDS
+    })
+    .await;
+
+    control.delete("/v1/rules/again").await.unwrap();
+
+    until("the guest is up", async || {
+        guest_is(&cloud, GuestState::Up).await
+    })
+    .await;
+    let page: Page = control.get("/").await.unwrap();
+    let ends = page
+        .events
+        .iter()
+        .filter(|event| event.text.contains("is off"));
+    assert_eq!(ends.count(), 0);
+}

@@ -25,10 +25,18 @@ pub(super) enum Told {
     Backend(BackendChange<OwnedFd>),
 }
 
+/// What was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Reset,
+    Other,
+}
+
 /// The machine's side.
 #[derive(Debug)]
 pub(super) struct Around {
     told: mpsc::Sender<Told>,
+    last: Last,
     looks: watch::Receiver<u64>,
     /// Belongs to the host's namespace for life.
     socket: OwnedFd,
@@ -47,18 +55,31 @@ impl Around {
         let told = sender;
         let around = Self {
             told,
+            last: Last::Other,
             looks,
             socket,
         };
         Ok((around, receiver))
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(&mut self, told: Told) {
+        let is_reset = matches!(told, Told::Guest(GuestSignal::Reset, _));
+        // A machine can be reset faster than a guest boots, and over and over: by a rule about
+        // something that hostd does at each reset.
+        if is_reset && self.last == Last::Reset && self.waits() {
+            return;
+        }
+        self.last = if is_reset { Last::Reset } else { Last::Other };
         if self.told.try_send(told).is_err() {
             // The guest has no idea any more what it consists of.
             tracing::error!("the hardware does not follow the machine");
             std::process::abort();
         }
+    }
+
+    /// Whether the hardware has yet to follow what it was told last.
+    fn waits(&self) -> bool {
+        self.told.capacity() < self.told.max_capacity()
     }
 }
 

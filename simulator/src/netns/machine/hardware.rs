@@ -32,6 +32,10 @@ use crate::netns::plan::Programs;
 use crate::netns::site::Site;
 use crate::netns::trouble::{Doing, Trouble, in_full};
 
+/// How much of what the machine has done is followed before an order is looked for: a machine that
+/// is reset over and over has always done something more.
+const TOLD_IN_A_ROW_MAX: u32 = 8;
+
 /// A machine of this world.
 pub(super) type Qemu = FakeQemu<OwnedFd, Around>;
 
@@ -66,6 +70,7 @@ pub(super) struct Hardware {
     clock: Clock,
     began: Instant,
     cpu: Cpu,
+    told_in_a_row: u32,
 }
 
 /// A device that the guest has no link for yet, or none any more.
@@ -107,6 +112,7 @@ impl Hardware {
             clock: Clock::default(),
             began: Instant::now(),
             cpu: Cpu::Runs,
+            told_in_a_row: 0,
         };
         hardware.begin(Transition::Boot, None, 0).await?;
         Ok(hardware)
@@ -154,9 +160,18 @@ impl Hardware {
             }
         };
         let parts = &mut self.parts;
+        let row = std::mem::take(&mut self.told_in_a_row);
+        if row >= TOLD_IN_A_ROW_MAX
+            && let Ok(ordered) = parts.orders.try_recv()
+        {
+            return Ok(Woken::Ordered(ordered));
+        }
         tokio::select! {
             biased;
-            Some(told) = parts.told.recv() => Ok(Woken::Told(told)),
+            Some(told) = parts.told.recv() => {
+                self.told_in_a_row = row + 1;
+                Ok(Woken::Told(told))
+            }
             Some(ordered) = parts.orders.recv() => Ok(Woken::Ordered(ordered)),
             event = self.links.next() => event.map(Woken::Link).doing("watch the host's links"),
             () = guest_ended => Ok(Woken::GuestEnded),
