@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use host_api::{Limit, LimitScope, Nic, NicState};
+use host_api::{Limit, LimitScope, Nic, NicState, Placement};
 use nic_model::{NicId, TenantId, VmId};
 
 use crate::Violation;
@@ -50,9 +50,12 @@ fn held_twice<'a>(held: impl Iterator<Item = (String, &'a Nic)>) -> Vec<Violatio
 
 /// What hostd says of a usage is at stake as much as the limit: it is counted here once more.
 fn exceeded_limits(view: &SystemView) -> Vec<Violation> {
+    let places = view.places_by_vm();
     let exceeded = view.limits.iter().filter_map(|limit| {
         let value = limit.value?;
-        let usage = counted(view, limit).unwrap_or_default().max(limit.usage);
+        let usage = counted(view, &places, limit)
+            .unwrap_or_default()
+            .max(limit.usage);
         let (scope, name) = (&limit.scope, &limit.name);
         (usage > value).then(|| format!("{scope}: usage of {name} is {usage}, its limit {value}"))
     });
@@ -60,7 +63,11 @@ fn exceeded_limits(view: &SystemView) -> Vec<Violation> {
 }
 
 /// How much of what a limit bounds there is; `None` for what records do not tell of.
-fn counted(view: &SystemView, limit: &Limit) -> Option<u64> {
+fn counted(
+    view: &SystemView,
+    places: &BTreeMap<&VmId, Vec<(&Nic, &Placement)>>,
+    limit: &Limit,
+) -> Option<u64> {
     let count = match (&limit.scope, limit.name.as_str()) {
         (LimitScope::Host, "max_nics_per_host") => view.nics.len(),
         (LimitScope::Tenant { tenant }, "max_nics_per_tenant") => nics_of(view, tenant).count(),
@@ -68,7 +75,7 @@ fn counted(view: &SystemView, limit: &Limit) -> Option<u64> {
             .map(|nic| nic.addressing.addresses().len())
             .sum(),
         (LimitScope::Vm { vm }, "max_nics") => {
-            let here = view.places().filter(|(_, place)| place.vm == *vm);
+            let here = places.get(vm).into_iter().flatten();
             let nics: BTreeSet<&NicId> = here.map(|(nic, _)| &nic.id).collect();
             nics.len()
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use host_api::{Nic, NicState, Placement};
-use nic_model::{NicId, PciPath, PowerState, Target, VmId};
+use nic_model::{NicId, PciPath, PowerState, Target};
 
 use crate::Violation;
 use crate::records;
@@ -15,9 +15,11 @@ const AGENT_NETNS_PREFIX: &str = "nicferry";
 
 pub(crate) fn violations(view: &SystemView) -> Vec<Violation> {
     let mut found = [silent_waits(view), ports(view)].concat();
+    let places = view.places_by_vm();
     for (vm, state) in &view.vms {
         let at = |violation: Violation| format!("{vm}: {violation}");
-        found.extend(in_vm(view, vm, state).into_iter().map(at));
+        let placed = places.get(vm).map_or(&[][..], Vec::as_slice);
+        found.extend(in_vm(view, placed, state).into_iter().map(at));
     }
     if let Some(journal) = &view.journal {
         found.extend(records::violations(&view.nics, &view.limits, journal));
@@ -70,12 +72,10 @@ fn is_whole(view: &SystemView, nic: &Nic, place: &Placement) -> bool {
     nic.degraded.is_none() && vm.is_none_or(|vm| vm.power == PowerState::Running)
 }
 
-fn in_vm(view: &SystemView, vm: &VmId, state: &VmView) -> Vec<Violation> {
-    let placed: Vec<(&Nic, &Placement)> =
-        view.places().filter(|(_, place)| place.vm == *vm).collect();
-    let mut found = in_qemu(view, &placed, state);
+fn in_vm(view: &SystemView, placed: &[(&Nic, &Placement)], state: &VmView) -> Vec<Violation> {
+    let mut found = in_qemu(view, placed, state);
     if let Some(guest) = &state.guest {
-        found.extend(in_guest(view, &placed, guest));
+        found.extend(in_guest(view, placed, guest));
     }
     found
 }

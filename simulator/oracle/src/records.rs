@@ -22,24 +22,62 @@ pub(crate) fn violations(
     limits: &[Limit],
     journal: &JournalView,
 ) -> Vec<Violation> {
+    let index = Index::of(journal);
     let mut found = rows(nics, journal);
-    found.extend(ownerless_claims(journal));
-    found.extend(limits.iter().filter_map(|it| miscounted(it, journal)));
+    found.extend(ownerless_claims(journal, &index));
+    found.extend(limits.iter().filter_map(|it| miscounted(it, &index)));
     for nic in nics.values() {
-        let row = row_of(journal, nic);
+        let row = index.nics.get(nic.id.as_str());
         found.extend(row.map_or_else(|| missing(nic), |row| differences(nic, row)));
         // While something is under way a slot may be given back on either side first.
         if nic.state.is_settled() {
-            found.extend(wrong_claims(nic, journal));
+            found.extend(wrong_claims(nic, &index));
         }
     }
     let at = |violation: Violation| format!("journal: {violation}");
     found.into_iter().map(at).collect()
 }
 
-fn row_of<'a>(journal: &'a JournalView, nic: &Nic) -> Option<&'a JournalRow> {
-    let mut rows = journal.rows.iter();
-    rows.find(|row| row.kind == "nic" && row.key == nic.id.as_str())
+/// The journal by what is asked of it, so that judging a large one takes no longer for each NIC.
+struct Index<'a> {
+    /// The rows of NICs, by their keys.
+    nics: BTreeMap<&'a str, &'a JournalRow>,
+    /// What each NIC claims, as scope and value, by its key.
+    claims: BTreeMap<&'a str, BTreeSet<(&'a str, &'a str)>>,
+    /// Who claims anything in a scope, as kind and key.
+    owners: BTreeMap<&'a str, BTreeSet<(&'a str, &'a str)>>,
+}
+
+impl<'a> Index<'a> {
+    fn of(journal: &'a JournalView) -> Self {
+        let rows = journal.rows.iter().filter(|row| row.kind == "nic");
+        let mut index = Self {
+            nics: rows.map(|row| (row.key.as_str(), row)).collect(),
+            claims: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        };
+        for claim in &journal.claims {
+            let (kind, key) = (claim.owner.0.as_str(), claim.owner.1.as_str());
+            let (scope, value) = (claim.scope.as_str(), claim.value.as_str());
+            index.owners.entry(scope).or_default().insert((kind, key));
+            if kind == "nic" {
+                index.claims.entry(key).or_default().insert((scope, value));
+            }
+        }
+        index
+    }
+
+    fn nics_of(&self, tenant: &str) -> impl Iterator<Item = &'a JournalRow> {
+        let rows = self.nics.values().copied();
+        rows.filter(move |row| {
+            let owner = row.body.as_ref().map(|body| text(&body["tenant"]));
+            owner == Some(tenant)
+        })
+    }
+
+    fn claims_of(&self, nic: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.claims.get(nic).into_iter().flatten().copied()
+    }
 }
 
 fn missing(nic: &Nic) -> Vec<Violation> {
@@ -77,15 +115,10 @@ fn text(value: &Value) -> &str {
 }
 
 /// What is left of a record that has been deleted by half; only NICs have anything to claim.
-fn ownerless_claims(journal: &JournalView) -> Vec<Violation> {
-    let records: BTreeSet<(&str, &str)> = journal
-        .rows
-        .iter()
-        .map(|row| (row.kind.as_str(), row.key.as_str()))
-        .collect();
+fn ownerless_claims(journal: &JournalView, index: &Index<'_>) -> Vec<Violation> {
     let ownerless = journal.claims.iter().filter(|claim| {
         let (kind, key) = (claim.owner.0.as_str(), claim.owner.1.as_str());
-        kind != "nic" || !records.contains(&(kind, key))
+        kind != "nic" || !index.nics.contains_key(key)
     });
     ownerless
         .map(|claim| {
@@ -127,10 +160,10 @@ fn differences(nic: &Nic, row: &JournalRow) -> Vec<Violation> {
     found
 }
 
-fn wrong_claims(nic: &Nic, journal: &JournalView) -> Vec<Violation> {
+fn wrong_claims(nic: &Nic, index: &Index<'_>) -> Vec<Violation> {
     let owed = owed(nic);
-    let held: BTreeSet<(String, String)> = journal
-        .claims_of("nic", nic.id.as_str())
+    let held: BTreeSet<(String, String)> = index
+        .claims_of(nic.id.as_str())
         .map(|(scope, value)| (scope.to_owned(), value.to_owned()))
         .collect();
     let too_much = held
@@ -156,28 +189,20 @@ fn owed(nic: &Nic) -> BTreeSet<(String, String)> {
 }
 
 /// A limit whose usage is not what the journal holds.
-fn miscounted(limit: &Limit, journal: &JournalView) -> Option<Violation> {
-    let nic_rows = || journal.rows.iter().filter(|row| row.kind == "nic");
-    let of = |row: &&JournalRow, tenant: &str| {
-        let owner = row.body.as_ref().map(|body| text(&body["tenant"]));
-        owner == Some(tenant)
-    };
+fn miscounted(limit: &Limit, index: &Index<'_>) -> Option<Violation> {
     let held = match (&limit.scope, limit.name.as_str()) {
-        (LimitScope::Host, "max_nics_per_host") => nic_rows().count(),
+        (LimitScope::Host, "max_nics_per_host") => index.nics.len(),
         (LimitScope::Tenant { tenant }, "max_nics_per_tenant") => {
-            nic_rows().filter(|row| of(row, tenant.as_str())).count()
+            index.nics_of(tenant.as_str()).count()
         }
-        (LimitScope::Tenant { tenant }, "max_addresses_per_tenant") => nic_rows()
-            .filter(|row| of(row, tenant.as_str()))
-            .flat_map(|row| journal.claims_of("nic", &row.key))
+        (LimitScope::Tenant { tenant }, "max_addresses_per_tenant") => index
+            .nics_of(tenant.as_str())
+            .flat_map(|row| index.claims_of(&row.key))
             .filter(|(scope, _)| scope.starts_with("address/"))
             .count(),
         (LimitScope::Vm { vm }, "max_nics") => {
-            let scope = format!("slot/{vm}");
-            let claims = journal.claims.iter();
-            let here = claims.filter(|claim| claim.scope == scope);
-            let nics: BTreeSet<_> = here.map(|claim| &claim.owner).collect();
-            nics.len()
+            let owners = index.owners.get(format!("slot/{vm}").as_str());
+            owners.map_or(0, BTreeSet::len)
         }
         _ => return None,
     };

@@ -193,6 +193,15 @@ impl SystemView {
         })
     }
 
+    /// The same by VM.
+    pub(crate) fn places_by_vm(&self) -> BTreeMap<&VmId, Vec<(&Nic, &host_api::Placement)>> {
+        let mut by_vm: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (nic, place) in self.places() {
+            by_vm.entry(&place.vm).or_default().push((nic, place));
+        }
+        by_vm
+    }
+
     /// NICs that are said to be in use.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (&Nic, &host_api::Placement)> {
         let in_use = self
