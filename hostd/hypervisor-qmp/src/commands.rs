@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use hypervisor::{Carrier, Descriptor};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::client::{Command, CommandError, Connection};
@@ -44,14 +43,16 @@ struct Status {
 
 /// QEMU's run state (`RunState` in QEMU's `qapi/run-state.json`).
 pub(crate) async fn run_state(qemu: &Connection) -> Result<String, CommandError> {
-    let answer: Status = query(qemu, Command::new("query-status", QUERY_DEADLINE)).await?;
+    let command = Command::new("query-status", QUERY_DEADLINE);
+    let answer: Status = qemu.query(command).await?;
     Ok(answer.status)
 }
 
 /// The state of the last migration (`MigrationStatus` in QEMU's `qapi/migration.json`), empty when
 /// there was none.
 pub(crate) async fn migration_state(qemu: &Connection) -> Result<String, CommandError> {
-    let answer: Status = query(qemu, Command::new("query-migrate", QUERY_DEADLINE)).await?;
+    let command = Command::new("query-migrate", QUERY_DEADLINE);
+    let answer: Status = qemu.query(command).await?;
     Ok(answer.status)
 }
 
@@ -60,11 +61,8 @@ pub(crate) async fn qom_list(
     qemu: &Connection,
     path: &str,
 ) -> Result<Vec<QomProperty>, CommandError> {
-    query(
-        qemu,
-        Command::new("qom-list", QUERY_DEADLINE).with("path", path),
-    )
-    .await
+    let command = Command::new("qom-list", QUERY_DEADLINE).with("path", path);
+    qemu.query(command).await
 }
 
 /// One property's value.
@@ -83,7 +81,7 @@ pub(crate) async fn qom_get(
 pub(crate) async fn network_text(qemu: &Connection) -> Result<String, CommandError> {
     let command =
         Command::new("human-monitor-command", QUERY_DEADLINE).with("command-line", "info network");
-    query(qemu, command).await
+    qemu.query(command).await
 }
 
 /// Gives QEMU a descriptor under a name; an earlier one of that name is closed.
@@ -160,11 +158,4 @@ fn with_all(name: &'static str, arguments: Map<String, Value>) -> Command {
 /// Commands that change something return nothing of interest.
 async fn change(qemu: &Connection, command: Command) -> Result<(), CommandError> {
     qemu.perform(command).await.map(drop)
-}
-
-async fn query<T: DeserializeOwned>(
-    qemu: &Connection,
-    command: Command,
-) -> Result<T, CommandError> {
-    qemu.query(command).await
 }

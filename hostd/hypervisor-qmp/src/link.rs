@@ -151,7 +151,8 @@ enum Handle {
 impl Actor {
     async fn run(mut self) {
         loop {
-            if let Some(session) = self.connect().await {
+            // On the heap, so that an actor that is connected holds no room for it.
+            if let Some(session) = Box::pin(self.connect()).await {
                 let handle = self.serve(&session).await;
                 self.report();
                 if handle == Handle::Dropped {

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hypervisor::Descriptor;
 use nic_model::VmRunId;
 use serde::de::DeserializeOwned;
@@ -106,7 +107,8 @@ impl Command {
 /// An open connection in command mode. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
-    requests: mpsc::Sender<Request>,
+    /// Boxed, as a queue keeps room for 32 however few wait in it.
+    requests: mpsc::Sender<Box<Request>>,
     next_id: AtomicU64,
     fate: Arc<Fate>,
     version: QemuVersion,
@@ -137,48 +139,67 @@ impl Connection {
     ///
     /// # Errors
     /// See [`CommandError`]; after `TimedOut` and `Lost` QEMU may have carried the command out.
-    pub async fn execute(&self, command: Command) -> Result<Value, CommandError> {
-        self.query(command).await
+    pub fn execute(&self, command: Command) -> impl Future<Output = Result<Value, CommandError>> {
+        self.query(command)
     }
 
     /// The same, with an answer of the form that is expected.
     ///
     /// # Errors
     /// As for [`Self::execute`], and when the answer is of another form.
-    pub async fn query<T: DeserializeOwned>(&self, command: Command) -> Result<T, CommandError> {
+    pub fn query<T: DeserializeOwned>(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<T, CommandError>> {
         let name = command.name;
-        let answer = self.perform(command).await?;
-        serde_json::from_str(answer.get()).map_err(|error| CommandError::NotUnderstood {
-            command: name,
-            problem: error.to_string(),
-        })
+        let answer = self.perform(command);
+        async move {
+            serde_json::from_str(answer.await?.get()).map_err(|error| CommandError::NotUnderstood {
+                command: name,
+                problem: error.to_string(),
+            })
+        }
     }
 
     /// The same for a command whose answer says no more than that it was carried out.
     ///
+    /// On the heap: who waits for several commands, one after the other or at once, would be as
+    /// large as many of them, and a host that starts has all of its VMs wait.
+    ///
     /// # Errors
     /// As for [`Self::execute`].
-    pub async fn perform(&self, command: Command) -> Result<Box<RawValue>, CommandError> {
+    pub fn perform(&self, command: Command) -> BoxFuture<'_, Result<Box<RawValue>, CommandError>> {
         let (name, deadline) = (command.name, command.deadline);
-        match timeout(deadline, self.exchange(command)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(CommandError::TimedOut {
-                command: name,
-                waited_ms: milliseconds(deadline),
-            }),
-        }
+        let (request, answer) = self.request(command);
+        Box::pin(async move {
+            match timeout(deadline, self.exchange(name, request, answer)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(CommandError::TimedOut {
+                    command: name,
+                    waited_ms: milliseconds(deadline),
+                }),
+            }
+        })
     }
 
-    async fn exchange(&self, command: Command) -> Result<Box<RawValue>, CommandError> {
-        let name = command.name;
+    fn request(&self, command: Command) -> (Box<Request>, oneshot::Receiver<Outcome>) {
         let (reply, answer) = oneshot::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let request = Request {
             id,
-            line: wire::encode(name, &command.arguments, id),
+            line: wire::encode(command.name, &command.arguments, id),
             descriptor: command.descriptor,
             reply,
         };
+        (Box::new(request), answer)
+    }
+
+    async fn exchange(
+        &self,
+        name: &'static str,
+        request: Box<Request>,
+        answer: oneshot::Receiver<Outcome>,
+    ) -> Result<Box<RawValue>, CommandError> {
         let lost = || CommandError::Lost {
             command: name,
             cause: self.broken(),

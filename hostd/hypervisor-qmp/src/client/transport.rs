@@ -56,7 +56,7 @@ pub(super) struct Fate {
 /// Everything the task owns.
 pub(super) struct Transport {
     stream: Box<dyn MonitorStream>,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Box<Request>>,
     outgoing: Option<Outgoing>,
     in_flight: BTreeMap<u64, oneshot::Sender<Outcome>>,
     lines: LineBuffer,
@@ -76,7 +76,7 @@ struct Outgoing {
 impl Transport {
     pub(super) fn new(
         stream: Box<dyn MonitorStream>,
-        requests: mpsc::Receiver<Request>,
+        requests: mpsc::Receiver<Box<Request>>,
         greeting: oneshot::Sender<QemuVersion>,
         events: EventSink,
         fate: Arc<Fate>,
@@ -113,7 +113,7 @@ impl Transport {
         tokio::select! {
             biased;
             request = self.requests.recv(), if room => {
-                self.take(request.ok_or(Broken::Abandoned)?);
+                self.take(*request.ok_or(Broken::Abandoned)?);
                 Ok(())
             }
             moved = poll_fn(|context| poll_stream(stream, outgoing, lines, context)) => {
