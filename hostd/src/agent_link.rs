@@ -149,7 +149,8 @@ enum Command {
 /// The worker's end.
 #[derive(Clone)]
 pub struct AgentHandle {
-    commands: mpsc::Sender<Command>,
+    /// Boxed, as a queue keeps room for 32 however few wait in it.
+    commands: mpsc::Sender<Box<Command>>,
     view: watch::Receiver<AgentView>,
 }
 
@@ -246,13 +247,13 @@ impl AgentHandle {
     /// The link's task takes commands while it connects, reads and writes, so this never waits
     /// for a guest.
     async fn send(&self, command: Command) {
-        let _ended = self.commands.send(command).await;
+        let _ended = self.commands.send(Box::new(command)).await;
     }
 }
 
 struct AgentLink {
     vm: VmId,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Box<Command>>,
     session: HostSession,
     view: watch::Sender<AgentView>,
     origin: Instant,
@@ -343,7 +344,7 @@ impl AgentLink {
             let Some(command) = self.commands.recv().await else {
                 return Hangup::Ended;
             };
-            if let Some(hangup) = self.obey(command) {
+            if let Some(hangup) = self.obey(*command) {
                 return hangup;
             }
         }
@@ -412,7 +413,7 @@ impl AgentLink {
                 () = tokio::time::sleep_until(deadline) => {
                     self.session.handle_timeout(self.now());
                 }
-                command = self.commands.recv() => match command.map(|command| self.obey(command)) {
+                command = self.commands.recv() => match command.map(|command| self.obey(*command)) {
                     None => return Hangup::Ended,
                     Some(Some(hangup)) => return hangup,
                     Some(None) => {}
@@ -577,7 +578,7 @@ fn drop_older(view: &mut AgentView, nic: &NicId, generation: u64) {
 mod tests {
     use super::*;
 
-    fn link() -> (AgentLink, mpsc::Sender<Command>) {
+    fn link() -> (AgentLink, mpsc::Sender<Box<Command>>) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let link = AgentLink {
             vm: "vm1".parse().expect("the name is valid"),
@@ -602,7 +603,7 @@ mod tests {
                 let nic = format!("nic-{number:010}")
                     .parse()
                     .expect("the id is valid");
-                worker.send(Command::Forget(nic)).await.ok();
+                worker.send(Box::new(Command::Forget(nic))).await.ok();
             }
         };
         let told = tokio::time::timeout(CONNECT_DEADLINE / 2, telling);
@@ -617,7 +618,7 @@ mod tests {
     async fn a_connection_that_nobody_wants_any_more_is_given_up() {
         let (mut link, worker) = link();
         let channel = Some("/run/other".into());
-        worker.send(Command::Channel(channel)).await.ok();
+        worker.send(Box::new(Command::Channel(channel))).await.ok();
 
         let elsewhere = link.obey_during(std::future::pending::<()>()).await;
         drop(worker);

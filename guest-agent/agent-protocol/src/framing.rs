@@ -106,6 +106,7 @@ impl FrameDecoder {
             match self.examine() {
                 Finding::Needs(missing) => {
                     if input.is_empty() {
+                        self.give_up_room();
                         return None;
                     }
                     self.take(missing, input);
@@ -153,6 +154,14 @@ impl FrameDecoder {
     fn consume(&mut self, len: usize) {
         self.head += len;
         self.scanned = 0;
+    }
+
+    /// Frames come together, and rarely: the room for one is not kept for the next time.
+    fn give_up_room(&mut self) {
+        if self.buffered() == 0 {
+            self.buffer = Vec::new();
+            self.head = 0;
+        }
     }
 
     fn examine(&mut self) -> Finding {

@@ -65,9 +65,9 @@ fn components() -> Components {
     ComponentsBuilder::new().schemas_from_iter(schemas).build()
 }
 
-/// The document as it is served.
-pub(super) fn text_of(document: &OpenApi) -> Bytes {
-    Bytes::from(serde_json::to_vec(document).expect("a document is made of plain values"))
+/// The document as it is served. As values it takes a MiB: they are given up.
+pub(super) fn text_of(document: OpenApi) -> Bytes {
+    Bytes::from(serde_json::to_vec(&document).expect("a document is made of plain values"))
 }
 
 /// Problems that every endpoint may answer with.

@@ -92,7 +92,7 @@ pub async fn serve_over(
         service,
         requests: Shares::new(REQUESTS_MAX),
         streams: Shares::new(STREAMS_MAX),
-        document: document::text_of(&document),
+        document: document::text_of(document),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(metrics::observe(api.clone()));
