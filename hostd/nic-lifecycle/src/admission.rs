@@ -131,7 +131,7 @@ impl Ledger {
         let mut record = record.clone();
         transition(&mut record, NicEvent::MoveAdmitted, now_ms)?;
         let to = self.reserve(&record, to, record.placement.as_ref())?;
-        record.transit = Some(Transit::Leaving { to });
+        record.transit = Some(Box::new(Transit::Leaving { to }));
         record.last_failure = None;
         Ok(record)
     }

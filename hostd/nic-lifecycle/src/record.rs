@@ -37,10 +37,10 @@ pub struct NicRecord {
     pub generation: u64,
     /// Where it is, or is going, or is leaving.
     pub placement: Option<Placement>,
-    /// The rest of a move.
-    pub transit: Option<Transit>,
-    /// Why the last attempt came to nothing.
-    pub last_failure: Option<Failure>,
+    /// The rest of a move. On the heap, as few NICs move at a time.
+    pub transit: Option<Box<Transit>>,
+    /// Why the last attempt came to nothing. On the heap, as few do.
+    pub last_failure: Option<Box<Failure>>,
     /// Milliseconds since the Unix epoch, for people.
     pub created_at_ms: u64,
     /// Milliseconds since the Unix epoch, for people.
@@ -131,38 +131,36 @@ impl NicRecord {
 
     /// Notes why the present attempt came to nothing.
     pub fn fail(&mut self, code: &str, message: &str, now_ms: u64) {
-        self.last_failure = Some(Failure {
+        self.last_failure = Some(Box::new(Failure {
             code: code.to_owned(),
             message: message.to_owned(),
             at_ms: now_ms,
-        });
+        }));
     }
 
     /// A move that failed at its new place goes back to the old one; a plain attach just unwinds.
     fn turn_back(&mut self) {
-        self.transit = match self.transit.take() {
-            Some(Transit::Arriving { from }) => Some(Transit::GoingBack { to: from }),
+        self.transit = match self.transit.take().map(|transit| *transit) {
+            Some(Transit::Arriving { from }) => Some(Box::new(Transit::GoingBack { to: from })),
             _ => None,
         };
     }
 
     fn take_next_leg(&mut self) {
-        match self.transit.take() {
+        match self.transit.take().map(|transit| *transit) {
             Some(Transit::Leaving { to }) => {
-                self.transit = self
-                    .placement
-                    .replace(to)
-                    .map(|from| Transit::Arriving { from });
+                let from = self.placement.replace(to);
+                self.transit = from.map(|from| Box::new(Transit::Arriving { from }));
             }
             Some(Transit::GoingBack { to }) => self.placement = Some(to),
-            other => self.transit = other,
+            other => self.transit = other.map(Box::new),
         }
     }
 
     /// Where the NIC goes once it has left its present place, if anywhere.
     #[must_use]
     pub fn next_placement(&self) -> Option<&Placement> {
-        match &self.transit {
+        match self.transit.as_deref() {
             Some(Transit::Leaving { to } | Transit::GoingBack { to }) => Some(to),
             Some(Transit::Arriving { .. }) | None => None,
         }
@@ -170,7 +168,7 @@ impl NicRecord {
 
     /// Every place reserved for this NIC: its own, and during a move the other one.
     pub fn reserved(&self) -> impl Iterator<Item = &Placement> {
-        let other = self.transit.as_ref().map(|transit| match transit {
+        let other = self.transit.as_deref().map(|transit| match transit {
             Transit::Leaving { to } | Transit::GoingBack { to } => to,
             Transit::Arriving { from } => from,
         });
