@@ -309,9 +309,7 @@ impl VmWorker {
             }
             // A VM that has just ended has let go of its tap too: that is to be seen first.
             self.stale |= seen == PortSeen::Absent;
-            if let Some(progress) = self.nics.get_mut(&record.id) {
-                progress.port = seen;
-            }
+            self.nics.entry(record.id.clone()).or_default().port = seen;
         }
     }
 
