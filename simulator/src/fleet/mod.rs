@@ -2,20 +2,21 @@
 //! wrong; and in the end nothing that is wrong.
 //!
 //! ```text
-//!   FleetPlan ──► two shards, each a thread with a world of its own
+//!   FleetPlan ──► four shards, each a thread with a world of its own, two at a time
 //!                   set up ──► operate under faults, look now and then ──► faults stop, drain
 //!                   ──► judge all ──► delete all ──► what is left has leaked
-//!             ──► Report: counts, violations, leaks, one hash of both traces
+//!             ──► Report: counts, violations, leaks, one hash of all traces
 //! ```
 //!
 //! Hosts have nothing to do with each other, so the shards run side by side and what comes of them
-//! does not depend on which is faster. There are always two, so that a seed means the same on every
-//! machine.
+//! does not depend on which is faster. How many there are does not depend on the machine, so that a
+//! seed means the same on every one.
 
 mod faults;
 mod operator;
 mod report;
 mod shard;
+mod turns;
 
 use std::sync::Arc;
 use std::thread;
@@ -30,9 +31,12 @@ pub use report::Report;
 use crate::sim::MakeError;
 use report::Shards;
 use shard::{Shard, ShardPlan};
+use turns::Lane;
 
-/// Shards of a fleet.
-const SHARDS: usize = 2;
+/// Shards of a fleet that has hosts for as many.
+const SHARDS: usize = 4;
+/// Shards that work at the same time.
+const LANES: usize = 2;
 
 /// What a fleet is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +57,7 @@ pub struct FleetPlan {
 impl FleetPlan {
     /// Hosts of all shards together, and the VMs of each.
     pub(crate) fn hosts(&self) -> (usize, usize) {
-        let hosts = self.vms.div_ceil(self.vms_per_host).max(SHARDS);
+        let hosts = self.vms.div_ceil(self.vms_per_host).max(LANES);
         (hosts, self.vms_per_host.min(self.vms.div_ceil(hosts)))
     }
 
@@ -103,10 +107,13 @@ pub enum FleetError {
 pub fn run(plan: &FleetPlan) -> Result<Report, FleetError> {
     let began = Instant::now();
     let mut shards = Vec::new();
-    for number in 0..SHARDS {
-        let shard = ShardPlan::of(plan, number, SHARDS);
+    let lanes: [Lane; LANES] = Default::default();
+    let count = SHARDS.min(plan.hosts().0);
+    for number in 0..count {
+        let shard = ShardPlan::of(plan, number, count);
+        let place = lanes[number % LANES].join(number);
         let thread = thread::Builder::new().name(format!("shard-{number}"));
-        let running = thread.spawn(move || Shard::run(&shard));
+        let running = thread.spawn(move || Shard::run(&shard, place));
         shards.push(running.map_err(FleetError::Thread)?);
     }
     let mut finished = Vec::new();
@@ -135,7 +142,7 @@ mod tests {
             };
             let (hosts, each) = plan.hosts();
             assert!(
-                hosts >= SHARDS && each <= vms_per_host,
+                hosts >= LANES && each <= vms_per_host,
                 "{hosts} hosts of {each}"
             );
             hosts * each
@@ -147,7 +154,7 @@ mod tests {
             let made = made(vms, 50);
             // Each host has room for one that nobody asked for.
             assert!(
-                (vms..vms + vms.div_ceil(50).max(SHARDS)).contains(&made),
+                (vms..vms + vms.div_ceil(50).max(LANES)).contains(&made),
                 "{vms}: {made}"
             );
         }

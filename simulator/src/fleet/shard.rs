@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::operator::{CONTAINERS, Ledger, Operator, Tally};
+use super::turns::Place;
 use crate::fleet::FleetPlan;
 use crate::sim::{Director, Host, Keeping, MakeError, Plan, Sim, SimVm};
 
@@ -21,8 +22,11 @@ const REFUSING: f64 = 0.05;
 /// How often something of the fleet breaks down or is looked at.
 const ROUND: Duration = Duration::from_millis(100);
 /// How probable it is in a round that a hostd is killed, and that a host is looked at.
-const KILLED: f64 = 0.05;
-const LOOKED_AT: f64 = 0.25;
+const KILLED: f64 = 0.025;
+const LOOKED_AT: f64 = 0.125;
+/// How much of its time passes in a shard until others have their turns: long enough for what
+/// belongs together, short enough for them all to be done at about the same time.
+const SLICE: Duration = Duration::from_millis(100);
 /// How long a hostd that was killed, and a QEMU that crashed, stay away.
 const AWAY: Duration = Duration::from_millis(300);
 /// Pause between the starts of two hostds: each looks at all its VMs at once, and the answers to
@@ -110,9 +114,11 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Runs one from its beginning to its end, on this thread.
-    pub(super) fn run(plan: &ShardPlan) -> Result<ShardReport, MakeError> {
+    pub(super) fn run(plan: &ShardPlan, place: Place) -> Result<ShardReport, MakeError> {
+        place.await_turn();
         let began = Instant::now();
         Sim::run_without_hostd(&plan.world(), async |sim| {
+            tokio::spawn(take_turns(place));
             let mut shard = Self {
                 chance: sim.stage.chance("fleet"),
                 report: ShardReport {
@@ -279,6 +285,14 @@ impl Shard {
     /// What stays wrong counts once.
     fn complain(&mut self, found: Vec<Violation>) {
         self.report.violations.extend(found);
+    }
+}
+
+/// While others have their turns this world stands still, and its clock with it.
+async fn take_turns(place: Place) {
+    loop {
+        sleep(SLICE).await;
+        place.pass();
     }
 }
 
