@@ -166,7 +166,7 @@ impl AgentHandle {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (view_out, view) = watch::channel(AgentView::default());
         let name = format!("the agent's line of VM {vm}");
-        let link = AgentLink {
+        let mut link = AgentLink {
             vm,
             commands: receiver,
             session: HostSession::new(VersionRange::CURRENT, ReceiveLimits::default()),
@@ -176,7 +176,7 @@ impl AgentHandle {
             surroundings: surroundings.clone(),
             pace: pace.clone(),
         };
-        supervisor.spawn(name, Course::UntilDone, link.run());
+        supervisor.spawn(name, Course::UntilDone, async move { link.run().await });
         Self { commands, view }
     }
 
@@ -275,7 +275,8 @@ enum Hangup {
 }
 
 impl AgentLink {
-    async fn run(mut self) {
+    /// By reference: a future that takes its value has room for it twice (rust-lang/rust#62958).
+    async fn run(&mut self) {
         let mut pause = RECONNECT.0;
         loop {
             let Some(path) = self.path.clone() else {

@@ -194,7 +194,7 @@ impl Keeper {
         );
         let nudge = Arc::new(Nudge::default());
         let registry = Arc::downgrade(&self.vms);
-        let worker = VmWorker::new(WorkerStart {
+        let mut worker = VmWorker::new(WorkerStart {
             vm: vm.clone(),
             hypervisor: self.backend.hypervisor.clone(),
             tap_access: self.backend.tap_access,
@@ -209,7 +209,8 @@ impl Keeper {
             }),
         });
         let name = format!("the worker of VM {vm}");
-        let worker = self.supervisor.spawn(name, Course::Endless, worker.run());
+        let work = async move { worker.run().await };
+        let worker = self.supervisor.spawn(name, Course::Endless, work);
         (VmHandle { agent, nudge }, worker)
     }
 

@@ -4,13 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// Name of a link: 1 to 15 bytes, as the kernel's `dev_valid_name` wants it (net/core/dev.c):
 /// not `.` or `..`, no `/`, no `:`, no white space. Non-ASCII is refused too: no tool
-/// prints it well.
+/// prints it well. All of it lies in the value itself.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LinkName(String);
+pub struct LinkName(SmolStr);
 
 impl LinkName {
     /// Longest name in bytes (`IFNAMSIZ` less the terminator).
@@ -23,10 +24,10 @@ impl LinkName {
     }
 }
 
-impl TryFrom<String> for LinkName {
-    type Error = InvalidLinkName;
+impl FromStr for LinkName {
+    type Err = InvalidLinkName;
 
-    fn try_from(text: String) -> Result<Self, InvalidLinkName> {
+    fn from_str(text: &str) -> Result<Self, InvalidLinkName> {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidLinkName::TooLong { len: text.len() });
         }
@@ -36,21 +37,21 @@ impl TryFrom<String> for LinkName {
         if text.is_empty() || text == "." || text == ".." || !clean {
             return Err(InvalidLinkName::Characters);
         }
-        Ok(Self(text))
+        Ok(Self(SmolStr::new(text)))
     }
 }
 
-impl FromStr for LinkName {
-    type Err = InvalidLinkName;
+impl TryFrom<String> for LinkName {
+    type Error = InvalidLinkName;
 
-    fn from_str(text: &str) -> Result<Self, InvalidLinkName> {
-        text.to_owned().try_into()
+    fn try_from(text: String) -> Result<Self, InvalidLinkName> {
+        text.parse()
     }
 }
 
 impl From<LinkName> for String {
     fn from(name: LinkName) -> Self {
-        name.0
+        name.0.into()
     }
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Device and function numbers on one bus: `02.0`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciSlot {
     device: u8,
     function: u8,
@@ -49,9 +49,15 @@ impl fmt::Display for PciSlot {
 ///
 /// Bus numbers are left out on purpose: the guest assigns them, so the host cannot know them.
 /// The path is what both sides see alike (Kata's agent finds devices the same way).
+///
+/// All of it lies in the value itself: a host of ten thousand NICs has each path several times.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PciPath(Vec<PciSlot>);
+pub struct PciPath {
+    /// Those that are not there are all alike, so that paths compare as their slots do.
+    slots: [PciSlot; PciPath::MAX_DEPTH],
+    depth: u8,
+}
 
 impl PciPath {
     /// Deepest path accepted: no sane machine nests further, and a hostile text must end.
@@ -61,23 +67,25 @@ impl PciPath {
     ///
     /// # Errors
     /// When `slots` is empty or too deep.
-    pub fn new(slots: Vec<PciSlot>) -> Result<Self, InvalidPciPath> {
-        if slots.is_empty() || slots.len() > Self::MAX_DEPTH {
-            return Err(InvalidPciPath);
-        }
-        Ok(Self(slots))
+    pub fn new(slots: impl AsRef<[PciSlot]>) -> Result<Self, InvalidPciPath> {
+        let given = slots.as_ref();
+        let depth = u8::try_from(given.len()).map_err(|_| InvalidPciPath)?;
+        let mut slots = [PciSlot::default(); Self::MAX_DEPTH];
+        let room = slots.get_mut(..given.len()).filter(|room| !room.is_empty());
+        room.ok_or(InvalidPciPath)?.copy_from_slice(given);
+        Ok(Self { slots, depth })
     }
 
     /// The slots, root bus first.
     #[must_use]
     pub fn slots(&self) -> &[PciSlot] {
-        &self.0
+        &self.slots[..usize::from(self.depth)]
     }
 }
 
 impl fmt::Display for PciPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (depth, slot) in self.0.iter().enumerate() {
+        for (depth, slot) in self.slots().iter().enumerate() {
             let separator = if depth == 0 { "" } else { "/" };
             write!(f, "{separator}{slot}")?;
         }
@@ -104,7 +112,7 @@ impl FromStr for PciPath {
             text.split('/')
                 .take(Self::MAX_DEPTH + 1)
                 .map(slot)
-                .collect::<Result<_, _>>()?,
+                .collect::<Result<Vec<_>, _>>()?,
         )
     }
 }
@@ -138,6 +146,17 @@ mod tests {
             "02.0/1f.7".parse::<PciPath>().unwrap().to_string(),
             "02.0/1f.7"
         );
+    }
+
+    #[test]
+    fn paths_compare_slot_by_slot_and_the_shorter_one_first() {
+        let path = |text: &str| text.parse::<PciPath>().unwrap();
+
+        let mut paths = ["02.0/01.0", "03.0", "02.0/00.0", "02.0", "02.0/00.0/00.0"].map(path);
+        paths.sort();
+
+        let sorted = ["02.0", "02.0/00.0", "02.0/00.0/00.0", "02.0/01.0", "03.0"];
+        assert_eq!(paths, sorted.map(path));
     }
 
     #[test]

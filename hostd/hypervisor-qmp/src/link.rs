@@ -81,7 +81,7 @@ impl Link {
         settings: &Settings,
     ) -> Self {
         let (wanted, queue) = mpsc::channel(WANTED_LEN);
-        let actor = Actor {
+        let mut actor = Actor {
             vm,
             socket,
             events,
@@ -93,7 +93,7 @@ impl Link {
             jitter: Arc::clone(&settings.jitter),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(actor.run());
+        tasks.spawn(async move { actor.run().await });
         Self {
             wanted,
             changes: Mutex::new(()),
@@ -149,7 +149,8 @@ enum Handle {
 }
 
 impl Actor {
-    async fn run(mut self) {
+    /// By reference: a future that takes its value has room for it twice (rust-lang/rust#62958).
+    async fn run(&mut self) {
         loop {
             // On the heap, so that an actor that is connected holds no room for it.
             if let Some(session) = Box::pin(self.connect()).await {

@@ -118,7 +118,7 @@ impl VmWorker {
             Ok(port) => {
                 if let Some(progress) = self.nics.get_mut(&record.id) {
                     progress.port = PortSeen::Ready;
-                    progress.unplugged_port = Some(port);
+                    progress.unplugged_port = Some(Box::new(port));
                 }
                 Outcome::Done
             }
@@ -158,10 +158,12 @@ impl VmWorker {
             .get_mut(&record.id)
             .and_then(|progress| progress.unplugged_port.take());
         // Without a port that was just made there is a backend already, which stays as it is.
-        let port = port.unwrap_or_else(|| Port {
-            tap: record.id.tap_name(),
-            access: self.tap_access,
-            queues: Vec::new(),
+        let port = port.unwrap_or_else(|| {
+            Box::new(Port {
+                tap: record.id.tap_name(),
+                access: self.tap_access,
+                queues: Vec::new(),
+            })
         });
         let request = PlugRequest {
             nic: record.id.clone(),

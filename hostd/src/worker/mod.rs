@@ -156,8 +156,9 @@ impl VmWorker {
         }
     }
 
-    /// Works until the task is aborted.
-    pub async fn run(mut self) {
+    /// Works until the task is aborted. By reference: a future that takes its value has room for it
+    /// twice (rust-lang/rust#62958).
+    pub async fn run(&mut self) {
         loop {
             // On the heap, so that a worker that waits holds no room for a round.
             Box::pin(self.round()).await;

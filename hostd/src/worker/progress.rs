@@ -30,12 +30,13 @@ const HOLD_BACK: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 pub(super) struct Progress {
     pub(super) generation: u64,
     pub(super) port: PortSeen,
-    /// A tap that has not been handed to the hypervisor yet.
-    pub(super) unplugged_port: Option<Port>,
+    /// A tap that has not been handed to the hypervisor yet. On the heap, as few NICs have one.
+    pub(super) unplugged_port: Option<Box<Port>>,
     /// The generation that the agent's link was told of.
     pub(super) told: Option<u64>,
     pub(super) patience_until: Instant,
-    asked: Option<Asked>,
+    /// On the heap, as few NICs are on their way out.
+    asked: Option<Box<Asked>>,
     held_until: Option<Instant>,
     failures: u32,
     /// What went wrong last, for people.
@@ -60,7 +61,7 @@ pub(super) enum NextRequest {
     AsBefore,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Asked {
     first_at: Instant,
     again_at: Instant,
@@ -105,7 +106,7 @@ impl Progress {
     }
 
     pub(super) fn unplug_seen(&self, now: Instant) -> UnplugSeen {
-        match self.asked {
+        match &self.asked {
             None => UnplugSeen::NotAsked,
             Some(asked) if now >= asked.again_at => UnplugSeen::AskAgain,
             Some(_) => UnplugSeen::Asked,
@@ -115,17 +116,16 @@ impl Progress {
     /// The guest has been asked to let go, now.
     pub(super) fn note_asked(&mut self, mode: HotplugMode) {
         let now = Instant::now();
-        let pause = self.asked.map_or(first_resend(mode), |asked| {
+        let before = self.asked.as_deref();
+        let pause = before.map_or(first_resend(mode), |asked| {
             (asked.pause * 2).min(RESEND_MAX)
         });
-        let first_at = self.asked.map_or(now, |asked| asked.first_at);
-        let times = self.asked.map_or(1, |asked| asked.times.saturating_add(1));
-        self.asked = Some(Asked {
-            first_at,
+        self.asked = Some(Box::new(Asked {
+            first_at: before.map_or(now, |asked| asked.first_at),
             again_at: now + pause,
             pause,
-            times,
-        });
+            times: before.map_or(1, |asked| asked.times.saturating_add(1)),
+        }));
     }
 
     /// The device is said to be gone: the next request is due now, if there was one. In the native
@@ -147,7 +147,7 @@ impl Progress {
 
     /// Whether the guest has only just been asked: nothing stands in the way yet.
     pub(super) fn asked_once(&self) -> bool {
-        self.asked.is_some_and(|asked| asked.times == 1)
+        self.asked.as_ref().is_some_and(|asked| asked.times == 1)
     }
 
     /// An action failed: the next try is not before a pause that grows.
@@ -169,9 +169,13 @@ impl Progress {
         self.held_until.is_some_and(|until| now < until)
     }
 
+    fn asked_again_at(&self) -> Option<Instant> {
+        self.asked.as_ref().map(|asked| asked.again_at)
+    }
+
     /// When the next try is made.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.held_until.or(self.asked.map(|asked| asked.again_at))
+        self.held_until.or(self.asked_again_at())
     }
 
     /// Nothing is waited for: nobody has to wake when patience would have been spent.
@@ -184,7 +188,7 @@ impl Progress {
     pub(super) fn next_wake(&self, after: Instant) -> Option<Instant> {
         [
             self.held_until,
-            self.asked.map(|asked| asked.again_at),
+            self.asked_again_at(),
             Some(self.patience_until),
             self.news.due(),
         ]
