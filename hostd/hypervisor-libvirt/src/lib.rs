@@ -39,6 +39,7 @@ mod events;
 mod ffi;
 mod hardware;
 mod interface_xml;
+mod library;
 mod link;
 mod operations;
 mod options;
@@ -88,7 +89,8 @@ impl LibvirtHypervisor {
     /// is not there is not an error: it is waited for, and calls say so meanwhile.
     ///
     /// # Errors
-    /// When `uri` has a NUL byte, or a thread or libvirt's event loop cannot be started.
+    /// When `uri` has a NUL byte, there is no libvirt on this host, or a thread or libvirt's event
+    /// loop cannot be started.
     pub fn connect(uri: &str, options: Options) -> Result<Self, ConnectError> {
         let failed = |reason: String| ConnectError {
             uri: uri.to_owned(),
@@ -97,6 +99,7 @@ impl LibvirtHypervisor {
         if uri.contains('\0') {
             return Err(failed("a URI has no NUL byte".to_owned()));
         }
+        library::load().map_err(failed)?;
         event_loop::start().map_err(failed)?;
         let endpoint = Endpoint {
             uri: uri.to_owned(),
