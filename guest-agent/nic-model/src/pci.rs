@@ -67,13 +67,12 @@ impl PciPath {
     ///
     /// # Errors
     /// When `slots` is empty or too deep.
-    pub fn new(slots: impl AsRef<[PciSlot]>) -> Result<Self, InvalidPciPath> {
-        let given = slots.as_ref();
-        let depth = u8::try_from(given.len()).map_err(|_| InvalidPciPath)?;
-        let mut slots = [PciSlot::default(); Self::MAX_DEPTH];
-        let room = slots.get_mut(..given.len()).filter(|room| !room.is_empty());
-        room.ok_or(InvalidPciPath)?.copy_from_slice(given);
-        Ok(Self { slots, depth })
+    pub fn new(slots: Vec<PciSlot>) -> Result<Self, InvalidPciPath> {
+        let depth = u8::try_from(slots.len()).map_err(|_| InvalidPciPath)?;
+        let mut kept = [PciSlot::default(); Self::MAX_DEPTH];
+        let room = kept.get_mut(..slots.len()).filter(|room| !room.is_empty());
+        room.ok_or(InvalidPciPath)?.copy_from_slice(&slots);
+        Ok(Self { slots: kept, depth })
     }
 
     /// The slots, root bus first.
@@ -112,7 +111,7 @@ impl FromStr for PciPath {
             text.split('/')
                 .take(Self::MAX_DEPTH + 1)
                 .map(slot)
-                .collect::<Result<Vec<_>, _>>()?,
+                .collect::<Result<_, _>>()?,
         )
     }
 }
