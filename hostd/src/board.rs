@@ -29,8 +29,8 @@ const LAG: usize = 1024;
 pub struct LiveNic {
     /// What is being done or waited for.
     pub step: Option<Step>,
-    /// What stands in its way, if anything.
-    pub blocked: Option<BlockedSince>,
+    /// What stands in its way, if anything. On the heap, as little stands in the way of most.
+    pub blocked: Option<Box<BlockedSince>>,
     /// What is wrong with it although it is in use.
     pub degraded: Option<String>,
     /// Addresses the guest reports, leased ones included.
@@ -263,7 +263,7 @@ impl Board {
             }
             blocked.since_ms = before.since_ms;
         }
-        self.update(id, |live| live.blocked = Some(blocked.clone()));
+        self.update(id, |live| live.blocked = Some(Box::new(blocked.clone())));
         self.publish(
             Some(id.clone()),
             Some(vm.clone()),

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::{StreamExt, TryStreamExt, stream};
 use nic_model::{MacAddr, NicId, PciSlot};
 use serde_json::Value;
+use smol_str::SmolStr;
 
 use crate::client::{CommandError, Connection, ErrorClass};
 use crate::commands::{QomProperty, qom_get, qom_list};
@@ -46,7 +47,7 @@ const ANONYMOUS: &str = "/machine/peripheral-anon";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Device {
     /// Its QOM type, such as `virtio-net-pci`.
-    pub(crate) kind: String,
+    pub(crate) kind: SmolStr,
     /// Path of the bus it sits on; `None` for what sits on none.
     pub(crate) bus: Option<String>,
     /// What a bridge has besides.
@@ -172,7 +173,7 @@ async fn ask(
     )?;
     let gone = bus == Property::ObjectGone;
     let device = Device {
-        kind,
+        kind: kind.into(),
         bus: bus.text().filter(|bus| !bus.is_empty()),
         bridge,
         mac,
