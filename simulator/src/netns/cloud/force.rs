@@ -7,9 +7,12 @@
 //!
 //! What is answered with an error is not in force, as far as it can be undone.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use misbehaviour::{Effect, PaceRule, Rule, Script, World};
 use nic_model::VmId;
+use rustix::process::Pid;
 
 use super::{Cloud, OrderError};
 use crate::netns::journal_log;
@@ -17,9 +20,23 @@ use crate::netns::machine::Order;
 use crate::netns::topology::HostName;
 use crate::netns::trouble::{Doing, Trouble};
 
+/// How soon the end of a process is known, after the first sign of it.
+const END_DEADLINE: Duration = Duration::from_millis(100);
+const END_POLL: Duration = Duration::from_millis(1);
+
 /// Whether a rule is about a host's disk, which is full for as long as it is in force, and no VM's.
 pub(in crate::netns) fn is_of_the_host(rule: &Rule) -> bool {
     rule.effect == Effect::DiskFull
+}
+
+/// What a VM is told so that it follows a script, whatever it has followed before.
+fn orders_of(script: &Script) -> Vec<Order> {
+    let rules = script.rules.iter().filter(|rule| !is_of_the_host(rule));
+    let mut orders = vec![Order::ClearRules];
+    orders.extend(rules.cloned().map(Order::AddRule));
+    orders.push(Order::ClearPaces);
+    orders.extend(script.paces.iter().cloned().map(Order::SetPace));
+    orders
 }
 
 impl Cloud {
@@ -49,18 +66,55 @@ impl Cloud {
     /// Has everybody follow what the plan says, as far as they do what they are told: that one of
     /// them does not says no more than why something has failed.
     async fn take_back(&self) {
-        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        let script = self.plan().script;
-        join_all(on.iter().map(|vm| self.give_script(vm, &script))).await;
+        let orders = orders_of(&self.plan().script);
+        self.give_all(&orders).await.unwrap_or_default();
         self.set_disks().unwrap_or_default();
     }
 
     async fn put_in_force(&self, script: Script) -> Result<(), OrderError> {
-        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        let given = join_all(on.iter().map(|vm| self.give_script(vm, &script))).await;
-        given.into_iter().collect::<Result<(), _>>()?;
+        self.give_all(&orders_of(&script)).await?;
         self.lock().plan.script = script;
         self.set_disks()
+    }
+
+    /// Gives orders, one after the other, to every VM that is on, and tells the first failure once
+    /// all have been given them. That one of them ends meanwhile is none: it is given all that is
+    /// in force when it is started again.
+    ///
+    /// # Errors
+    /// When one of them refuses or does not answer.
+    pub(in crate::netns) async fn give_all(&self, orders: &[Order]) -> Result<(), OrderError> {
+        let on = self.lock().vms.clone();
+        let given = on
+            .iter()
+            .map(|(vm, pid)| self.give_or_end(vm, *pid, orders));
+        join_all(given).await.into_iter().collect()
+    }
+
+    async fn give_or_end(&self, vm: &VmId, pid: Pid, orders: &[Order]) -> Result<(), OrderError> {
+        let given = self.give_in_turn(vm, orders).await;
+        match given.is_err() && self.ends(vm, pid).await {
+            true => Ok(()),
+            false => given,
+        }
+    }
+
+    async fn give_in_turn(&self, vm: &VmId, orders: &[Order]) -> Result<(), OrderError> {
+        for order in orders {
+            self.give(vm, order).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a life of a VM is over, or just ending: a process that ends closes its sockets
+    /// before anybody is told of its end.
+    async fn ends(&self, vm: &VmId, pid: Pid) -> bool {
+        let off = async {
+            while self.lock().vms.get(vm) == Some(&pid) {
+                tokio::time::sleep(END_POLL).await;
+            }
+        };
+        tokio::time::timeout(END_DEADLINE, off).await.is_ok()
     }
 
     /// Whether all of a script does something in this cloud.
@@ -94,15 +148,7 @@ impl Cloud {
     }
 
     pub(super) async fn give_script(&self, vm: &VmId, script: &Script) -> Result<(), OrderError> {
-        self.give(vm, &Order::ClearRules).await?;
-        for rule in script.rules.iter().filter(|rule| !is_of_the_host(rule)) {
-            self.give(vm, &Order::AddRule(rule.clone())).await?;
-        }
-        self.give(vm, &Order::ClearPaces).await?;
-        for pace in &script.paces {
-            self.give(vm, &Order::SetPace(pace.clone())).await?;
-        }
-        Ok(())
+        self.give_in_turn(vm, &orders_of(script)).await
     }
 
     /// Takes in a rule everywhere.
@@ -127,7 +173,7 @@ impl Cloud {
 
     async fn put_rule_in_force(&self, rule: Rule) -> Result<(), OrderError> {
         if !is_of_the_host(&rule) {
-            self.give_all(&Order::AddRule(rule.clone())).await?;
+            self.give_all(&[Order::AddRule(rule.clone())]).await?;
         }
         self.lock().plan.script.rules.push(rule);
         self.set_disks()
@@ -139,9 +185,8 @@ impl Cloud {
             .script
             .rules
             .retain(|rule| rule.name != name);
-        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        let order = Order::RemoveRule(name);
-        join_all(on.iter().map(|vm| self.give(vm, &order))).await;
+        let taken = self.give_all(&[Order::RemoveRule(name)]).await;
+        taken.unwrap_or_default();
         self.set_disks().unwrap_or_default();
     }
 
@@ -175,7 +220,7 @@ impl Cloud {
             Some(name) => Order::RemoveRule(name.to_owned()),
             None => Order::ClearRules,
         };
-        if let Err(error) = self.give_all(&order).await {
+        if let Err(error) = self.give_all(&[order]).await {
             self.take_back().await;
             return Err(error);
         }
@@ -200,7 +245,7 @@ impl Cloud {
             paces: vec![pace.clone()],
             ..Script::default()
         })?;
-        if let Err(error) = self.give_all(&Order::SetPace(pace.clone())).await {
+        if let Err(error) = self.give_all(&[Order::SetPace(pace.clone())]).await {
             self.take_back().await;
             return Err(error);
         }

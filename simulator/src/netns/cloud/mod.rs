@@ -329,17 +329,6 @@ impl Cloud {
         Ok(names.filter(|name| name != "lo").collect())
     }
 
-    /// Gives an order to every VM that is on.
-    ///
-    /// # Errors
-    /// When one of them refuses or does not answer.
-    pub(super) async fn give_all(&self, order: &Order) -> Result<(), OrderError> {
-        let on: Vec<VmId> = self.lock().vms.keys().cloned().collect();
-        // All of them before the first that fails is told: what each does is known then.
-        let given = futures::future::join_all(on.iter().map(|vm| self.give(vm, order))).await;
-        given.into_iter().try_for_each(|given| given.map(drop))
-    }
-
     /// Gives an order to one VM.
     ///
     /// # Errors
@@ -353,7 +342,8 @@ impl Cloud {
         if !self.lock().vms.contains_key(vm) {
             return Err(OrderError::Off(vm.clone()));
         }
-        Ok(give(&self.inner.site.hardware(vm), order).await?)
+        let given = give(&self.inner.site.hardware(vm), order).await;
+        Ok(given.doing(format_args!("give an order to VM {vm}"))?)
     }
 
     fn vm(&self, id: &VmId) -> Result<Vm, OrderError> {

@@ -211,6 +211,24 @@ async fn what_one_vm_does_not_take_is_taken_back_from_the_others() {
 }
 
 #[tokio::test]
+async fn a_vm_that_ends_over_an_order_keeps_nobody_from_it() {
+    let bed = Bed::new().await;
+    let second: VmId = "vm2".parse().unwrap();
+    bed.has_second_vm(Temper::HangsUp);
+    let ends = async { bed.cloud.lock().vms.remove(&second) };
+
+    // It is on when the order is given.
+    let (added, ended) = tokio::join!(bed.cloud.add_rule(rule("new")), ends);
+
+    added.unwrap();
+    assert!(ended.is_some());
+    assert_eq!(bed.cloud.plan().script.rules.len(), 2);
+    for vm in [&bed.vms[0], &bed.vms[2]] {
+        assert_eq!(vm.keeps().0, ["new", "old"]);
+    }
+}
+
+#[tokio::test]
 async fn a_script_that_cannot_be_kept_is_followed_by_nobody() {
     let bed = Bed::new().await;
     std::fs::remove_file(bed.site.plan()).unwrap();

@@ -239,7 +239,7 @@ async fn set_clock(
     let order = Order::Clock(request.order);
     match request.vm {
         Some(vm) => drop(cloud.give(&vm, &order).await?),
-        None => cloud.give_all(&order).await?,
+        None => cloud.give_all(&[order]).await?,
     }
     Ok(StatusCode::NO_CONTENT)
 }

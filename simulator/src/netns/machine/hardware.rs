@@ -32,9 +32,9 @@ use crate::netns::plan::Programs;
 use crate::netns::site::Site;
 use crate::netns::trouble::{Doing, Trouble, in_full};
 
-/// How much of what the machine has done is followed before an order is looked for: a machine that
+/// For how long only what the machine has done is followed, before an order is looked for: one that
 /// is reset over and over has always done something more.
-const TOLD_IN_A_ROW_MAX: u32 = 8;
+const TOLD_FIRST: Duration = Duration::from_millis(500);
 
 /// A machine of this world.
 pub(super) type Qemu = FakeQemu<OwnedFd, Around>;
@@ -70,7 +70,8 @@ pub(super) struct Hardware {
     clock: Clock,
     began: Instant,
     cpu: Cpu,
-    told_in_a_row: u32,
+    /// Since when nothing else has been done than to follow the machine.
+    told_since: Option<Instant>,
 }
 
 /// A device that the guest has no link for yet, or none any more.
@@ -112,7 +113,7 @@ impl Hardware {
             clock: Clock::default(),
             began: Instant::now(),
             cpu: Cpu::Runs,
-            told_in_a_row: 0,
+            told_since: None,
         };
         hardware.begin(Transition::Boot, None, 0).await?;
         Ok(hardware)
@@ -160,16 +161,17 @@ impl Hardware {
             }
         };
         let parts = &mut self.parts;
-        let row = std::mem::take(&mut self.told_in_a_row);
-        if row >= TOLD_IN_A_ROW_MAX
-            && let Ok(ordered) = parts.orders.try_recv()
-        {
+        let since = self.told_since.take();
+        let is_long = since.is_some_and(|since| since.elapsed() > TOLD_FIRST);
+        if is_long && let Ok(ordered) = parts.orders.try_recv() {
+            // And all that wait behind it.
+            self.told_since = since;
             return Ok(Woken::Ordered(ordered));
         }
         tokio::select! {
             biased;
             Some(told) = parts.told.recv() => {
-                self.told_in_a_row = row + 1;
+                self.told_since = since.or_else(|| Some(Instant::now()));
                 Ok(Woken::Told(told))
             }
             Some(ordered) = parts.orders.recv() => Ok(Woken::Ordered(ordered)),

@@ -115,6 +115,6 @@ pub(crate) async fn give(socket: &Path, order: &Order) -> Result<Option<Status>,
     match answer {
         Answer::Done => Ok(None),
         Answer::Status(status) => Ok(Some(status)),
-        Answer::Failed(reason) => Err(Refused(reason)).doing("give an order to a VM's hardware"),
+        Answer::Failed(reason) => Err(Refused(reason)).doing("have it followed"),
     }
 }
