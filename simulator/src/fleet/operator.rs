@@ -20,10 +20,10 @@ use crate::sim::{Host, NETWORK, SimVm, Stage};
 const NICS: usize = 2;
 /// Containers in each guest.
 pub(super) const CONTAINERS: [&str; 2] = ["red", "blue"];
-/// How long an operator waits for an attach or a move.
+/// How long an operator waits for an attach.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long it waits for a detach: a guest that refuses is not waited for.
-const DETACH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it waits for what a guest has to let go of: one that refuses is not waited for.
+const PATIENCE_WITH_GUEST: Duration = Duration::from_secs(5);
 /// Longest pause between two operations, in milliseconds.
 const PAUSE_MS: u64 = 600;
 /// How long a host without hostd is left alone.
@@ -173,8 +173,8 @@ impl Operator {
     async fn carry_out(&mut self, deed: Deed, nic: &NicId) -> Option<Result<Answer, ServiceError>> {
         let (target, link_name) = (self.container(), self.link_name(nic));
         let patience = match deed {
-            Deed::Detach => DETACH_PATIENCE,
-            Deed::Attach | Deed::Move => PATIENCE,
+            Deed::Detach | Deed::Move => PATIENCE_WITH_GUEST,
+            Deed::Attach => PATIENCE,
         };
         let ask = self.ask(patience);
         let own = VmId::clone(self.vm.id());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fake_guest::kernel::Unplug;
 use misbehaviour::{Chance, Pace, Script, Span};
+use nic_model::PowerState;
 use oracle::{Moment, Violation};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -217,11 +218,12 @@ impl Shard {
     }
 
     fn revive(&mut self) {
-        let dead: Vec<SimVm> = self.sim.vms().map(|(_, vm)| vm.clone()).collect();
-        for vm in dead.iter().filter(|vm| vm.guest_handle().is_none()) {
-            self.report.qemu_deaths += 1;
-            vm.power_on();
-            make_containers(vm);
+        for (_, vm) in self.sim.vms() {
+            if vm.power() == PowerState::Off {
+                self.report.qemu_deaths += 1;
+                vm.power_on();
+                make_containers(vm);
+            }
         }
         for host in self.sim.hosts.clone() {
             if host.life().is_none() {

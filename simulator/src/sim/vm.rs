@@ -244,8 +244,8 @@ impl SimVm {
     /// What its virtual CPUs do, as far as anybody outside can tell.
     #[must_use]
     pub fn power(&self) -> PowerState {
-        match self.with_qemu(|_| ()) {
-            Some(()) => PowerState::Running,
+        match lock(&self.0.state).powered {
+            Some(_) => PowerState::Running,
             None => PowerState::Off,
         }
     }
