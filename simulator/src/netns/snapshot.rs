@@ -17,7 +17,7 @@ use host_api::{AttachNic, Client, NicState};
 use nic_model::{NicId, Target, VmId};
 use serde::{Deserialize, Serialize};
 
-use super::cloud::Cloud;
+use super::cloud::{Cloud, OrderError};
 use super::guest::{ContainerView, GuestClient, Naming};
 use super::hostd;
 use super::plan::Plan;
@@ -77,7 +77,8 @@ enum SnapshotError {
 ///
 /// # Errors
 /// When a part does not answer.
-pub(super) async fn take(cloud: &Cloud) -> Result<Snapshot, Trouble> {
+pub(super) async fn take(cloud: &Cloud) -> Result<Snapshot, OrderError> {
+    let turn = cloud.turn("take a snapshot").await?;
     let plan = cloud.plan();
     let mut snapshot = Snapshot {
         version: VERSION,
@@ -107,7 +108,7 @@ pub(super) async fn take(cloud: &Cloud) -> Result<Snapshot, Trouble> {
             snapshot.placed.push(PlacedNic { host, nic, attach });
         }
         let journals = cloud
-            .without_hostd(host, || read_journal(cloud.site(), host))
+            .without_hostd(&turn, host, || read_journal(cloud.site(), host))
             .await?;
         snapshot.journals.insert(host.clone(), journals);
     }

@@ -1,13 +1,18 @@
 //! Orders over HTTP: who may give them, and what a refusal looks like.
 
+use std::cell::RefCell;
 use std::fmt::Display;
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
 use misbehaviour::Effect;
 use simulator::netns::Page;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::cells::rule_with as rule;
@@ -200,15 +205,7 @@ async fn what_is_no_number_is_named_as_it_was_typed() {
 
 /// A fifo that is full, and stays so for as long as its end is held.
 fn full_fifo(bed: &Bed) -> (std::fs::File, String) {
-    let path = bed
-        .directory
-        .path()
-        .join("unread")
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let made = std::process::Command::new("mkfifo").arg(&path).status();
-    assert!(made.unwrap().success());
+    let path = fifo(bed, "unread");
     let mut options = std::fs::OpenOptions::new();
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
     let mut fifo = options
@@ -245,21 +242,58 @@ async fn a_log_that_nobody_reads_holds_no_cloud_up() {
 }
 
 #[tokio::test]
-async fn what_has_been_ordered_is_done_also_when_nobody_waits_for_it() {
-    let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
+async fn what_has_begun_is_done_also_when_nobody_waits_for_it() {
+    let bed = Bed::of(User::Own);
+    let simulator = bed.own_programs().join("simulator");
+    let mut up = Command::new(&simulator);
+    up.args(["up", "--json", "--tied", "--vms", "1"]);
+    up.env("XDG_RUNTIME_DIR", bed.directory.path());
+    let cloud = bed.started(up).await;
     let control = cloud.started.control();
     control.post("/v1/vms/vm1/kill", &()).await.unwrap();
+    let barrier = hold_machines_up(&cloud.bed, &simulator);
     let mut hasty = UnixStream::connect(&cloud.started.state.control)
         .await
         .unwrap();
     let request = format!("POST /v1/vms/vm1/start HTTP/1.1\r\nhost: simulator\r\n{JSON}\r\n\r\n");
 
     hasty.write_all(request.as_bytes()).await.unwrap();
-    drop(hasty);
-
-    until("the VM is on", async || {
-        let page: Page = control.get("/").await.unwrap();
-        page.vms[0].pid.is_some()
+    let opened = RefCell::new(None);
+    until("the machine waits at the barrier", async || {
+        opened.replace(pipe::OpenOptions::new().open_sender(&barrier).ok());
+        opened.borrow().is_some()
     })
     .await;
+    drop(hasty);
+    let mut opened = opened.into_inner().unwrap();
+    opened.write_all(b"go\n").await.unwrap();
+
+    until("its end is told", async || {
+        let page: Page = control.get("/").await.unwrap();
+        let end = "POST /v1/vms/vm1/start, for which nobody waits, is done";
+        page.vms[0].pid.is_some() && page.events.iter().any(|event| event.text == end)
+    })
+    .await;
+}
+
+/// Has every machine wait until something is written to the pipe whose path is returned.
+fn hold_machines_up(bed: &Bed, simulator: &Path) -> String {
+    let (barrier, real) = (fifo(bed, "barrier"), simulator.with_extension("real"));
+    fs::rename(simulator, &real).unwrap();
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = machine ] && read -r go <'{barrier}'\nexec '{}' \"$@\"\n",
+        real.display()
+    );
+    let fresh = bed.file("held-up", &script);
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(fresh, simulator).unwrap();
+    barrier
+}
+
+/// The path of a named pipe.
+fn fifo(bed: &Bed, name: &str) -> String {
+    let path = bed.directory.path().join(name);
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    path.into_os_string().into_string().unwrap()
 }

@@ -14,7 +14,7 @@ use misbehaviour::{Effect, PaceRule, Rule, Script, World};
 use nic_model::VmId;
 use rustix::process::Pid;
 
-use super::{Cloud, OrderError};
+use super::{Cloud, OrderError, Turn};
 use crate::netns::journal_log;
 use crate::netns::machine::Order;
 use crate::netns::topology::HostName;
@@ -44,8 +44,11 @@ impl Cloud {
     ///
     /// # Errors
     /// When one of them cannot be followed, or a VM does not answer.
-    pub(in crate::netns) async fn follow(&self, script: Script) -> Result<(), OrderError> {
-        let _turn = self.inner.turns.take("follow a script").await?;
+    pub(in crate::netns) async fn follow(
+        &self,
+        _turn: &Turn<'_>,
+        script: Script,
+    ) -> Result<(), OrderError> {
         self.check(&script)?;
         let before = self.plan().script;
         let followed = self.put_in_force(script).await;

@@ -34,6 +34,8 @@ use super::topology::{HostName, Vm};
 use super::trouble::{Doing, Trouble, in_full};
 
 pub(super) use force::is_of_the_host;
+pub(super) use turn::Turn;
+
 
 use turn::{Busy, Turns};
 
@@ -270,17 +272,24 @@ impl Cloud {
         Ok(())
     }
 
+    /// Has the cloud to oneself for `order`, which is made of more than one thing.
+    ///
+    /// # Errors
+    /// When another order takes too long.
+    pub(super) async fn turn(&self, order: &str) -> Result<Turn<'_>, OrderError> {
+        Ok(self.inner.turns.take(order).await?)
+    }
+
     /// Does something while a host's hostd does not run.
     ///
     /// # Errors
     /// When there is no such host, it is not done, or hostd does not come back.
     pub(super) async fn without_hostd<T>(
         &self,
+        _turn: &Turn<'_>,
         host: &HostName,
         act: impl FnOnce() -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
-        let turn = self.inner.turns.take(format!("stop the hostd of {host}"));
-        let _turn = turn.await.doing(format_args!("stop the hostd of {host}"))?;
         let (keeper, hostd) = {
             let mut running = self.lock();
             let found = running.hosts.get_mut(host);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use misbehaviour::{Effect, Pace, PaceRule, Rule, Script, Transition, When};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::*;
@@ -129,13 +129,19 @@ impl Bed {
                 running: Mutex::new(running),
             }),
         };
-        cloud.follow(script("old")).await.unwrap();
-        Self {
+        let bed = Self {
             cloud,
             vms,
             site,
             _directory: directory,
-        }
+        };
+        bed.follow(script("old")).await.unwrap();
+        bed
+    }
+
+    async fn follow(&self, script: Script) -> Result<(), OrderError> {
+        let turn = self.cloud.turn("follow a script").await?;
+        self.cloud.follow(&turn, script).await
     }
 
     fn has_second_vm(&self, temper: Temper) {
@@ -202,7 +208,7 @@ async fn what_one_vm_does_not_take_is_taken_back_from_the_others() {
         bed.assert_as_before("a rule was removed");
         let cleared = cloud.remove_rules(None).await;
         bed.assert_as_before("all rules were removed");
-        let followed = cloud.follow(Script::default()).await;
+        let followed = bed.follow(Script::default()).await;
         bed.assert_as_before("a script was to be followed");
 
         assert!(added.is_err() && paced.is_err() && followed.is_err());
@@ -234,7 +240,7 @@ async fn a_script_that_cannot_be_kept_is_followed_by_nobody() {
     std::fs::remove_file(bed.site.plan()).unwrap();
     std::fs::create_dir(bed.site.plan()).unwrap();
 
-    let followed = bed.cloud.follow(Script::default()).await;
+    let followed = bed.follow(Script::default()).await;
 
     followed.unwrap_err();
     bed.assert_as_before("the plan could not be written");
@@ -248,7 +254,7 @@ async fn a_script_is_all_there_is_to_follow() {
         ..Script::default()
     };
 
-    bed.cloud.follow(script).await.unwrap();
+    bed.follow(script).await.unwrap();
 
     for vm in &bed.vms {
         assert_eq!(vm.keeps(), (Vec::new(), vec![pace_of_unplug()]));

@@ -8,28 +8,21 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-/// Longest that an order waits for those before it. A VM takes no longer to start, and whoever has
-/// given the order still waits when it is refused.
+/// Longest that an order waits for those before it: whoever has given it still waits when it is
+/// refused.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     one: tokio::sync::Mutex<()>,
-    held: Mutex<Option<Held>>,
-}
-
-#[derive(Debug, Clone)]
-struct Held {
-    order: String,
-    since: Instant,
+    /// Who has it.
+    held: Mutex<Option<String>>,
 }
 
 /// One's turn, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub(in crate::netns) struct Turn<'a> {
     turns: &'a Turns,
     _one: tokio::sync::MutexGuard<'a, ()>,
 }
@@ -37,12 +30,12 @@ pub(super) struct Turn<'a> {
 /// Another order takes too long: nothing has been done for this one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "nothing is done: another order, to {order}, is under way for {} s already",
-    .so_far.as_secs()
+    "nothing is done: after {} s of waiting another order, to {order}, is still under way",
+    .waited.as_secs()
 )]
 pub(in crate::netns) struct Busy {
     order: String,
-    so_far: Duration,
+    waited: Duration,
 }
 
 impl Turns {
@@ -55,8 +48,7 @@ impl Turns {
         let Ok(one) = tokio::time::timeout(DEADLINE, self.one.lock()).await else {
             return Err(self.busy());
         };
-        let (order, since) = (order.into(), Instant::now());
-        *self.lock() = Some(Held { order, since });
+        *self.lock() = Some(order.into());
         Ok(Turn {
             turns: self,
             _one: one,
@@ -64,15 +56,15 @@ impl Turns {
     }
 
     fn busy(&self) -> Busy {
-        let held = self.lock().clone();
-        // It has only just ended, and others were before this one.
-        let (order, so_far) = held.map_or(("do others".to_owned(), DEADLINE), |held| {
-            (held.order, held.since.elapsed())
-        });
-        Busy { order, so_far }
+        // That of nobody has only just ended, and others were before this one.
+        let order = self.lock().clone();
+        Busy {
+            order: order.unwrap_or_else(|| "do something else".to_owned()),
+            waited: DEADLINE,
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,7 +89,7 @@ mod tests {
         let taken = turns.take("add rule \"a\"").await;
 
         let said = refused.to_string();
-        let expected = "another order, to start VM vm1, is under way for 20 s already";
+        let expected = "another order, to start VM vm1, is still under way";
         assert!(said.ends_with(expected), "{said}");
         assert!(taken.is_ok());
     }

@@ -4,20 +4,22 @@
 //! ```text
 //!   TCP ──► Host: of this machine? ─┐
 //!   socket ─────────────────────────┴─► says it is JSON? ──► order ──► {"error": "…"} or result
-//!                                                              └ goes on when nobody waits for it
+//!                                    goes on when nobody waits for it ┘
 //! ```
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
 
 use super::Refusal;
+use crate::netns::cloud::Cloud;
 
 const JSON: &str = "application/json";
 
@@ -50,14 +52,28 @@ pub(super) async fn only_this_machine(request: Request, next: Next) -> Response 
     refuse(StatusCode::FORBIDDEN, error)
 }
 
-/// Has an order done to its end, also when whoever has given it hangs up meanwhile: half of it
-/// would leave a VM that runs and is nobody's, or a rule that one VM follows and another does not.
-pub(super) async fn to_the_end(request: Request, next: Next) -> Response {
+/// Has an order that has begun done to its end, also when whoever has given it hangs up meanwhile:
+/// half of it would leave a VM that runs and is nobody's, or a rule that one VM follows and another
+/// does not.
+pub(super) async fn to_the_end(
+    State(cloud): State<Cloud>,
+    request: Request,
+    next: Next,
+) -> Response {
     let about = format!("{} {}", request.method(), request.uri().path());
-    let order = tokio::spawn(next.run(request));
-    let problem = match tokio::time::timeout(ORDER_DEADLINE, order).await {
+    let (answer, answered) = oneshot::channel();
+    let order = about.clone();
+    tokio::spawn(async move {
+        let response = next.run(request).await;
+        if let Err(unheard) = answer.send(response) {
+            let end = end_of(unheard).await;
+            let events = cloud.events();
+            events.note(format_args!("{order}, for which nobody waits, {end}"));
+        }
+    });
+    let problem = match tokio::time::timeout(ORDER_DEADLINE, answered).await {
         Ok(Ok(response)) => return response,
-        Ok(Err(panic)) => format!("it is not done to its end: {panic}"),
+        Ok(Err(_dropped)) => "it has panicked, and is not done to its end".to_owned(),
         Err(_elapsed) => {
             let seconds = ORDER_DEADLINE.as_secs();
             format!("it has taken {seconds} s by now, and goes on: the events tell of its end")
@@ -67,6 +83,18 @@ pub(super) async fn to_the_end(request: Request, next: Next) -> Response {
         StatusCode::INTERNAL_SERVER_ERROR,
         format!("{about}: {problem}"),
     )
+}
+
+/// How an order has ended, for people.
+async fn end_of(response: Response) -> String {
+    if response.status().is_success() {
+        return "is done".to_owned();
+    }
+    let complaint = complaint(response.into_body()).await;
+    match serde_json::from_str::<Refusal>(&complaint) {
+        Ok(refusal) => format!("is refused: {}", refusal.error),
+        Err(_no_refusal) => format!("is refused: {complaint}"),
+    }
 }
 
 /// Gives the refusals of the HTTP library the form of all others.

@@ -21,8 +21,8 @@
 //! ```
 //!
 //! A refusal is `{"error": "…"}`. Requests that change something bear the content type
-//! `application/json`. What has been ordered is done to its end, also when whoever has ordered it
-//! hangs up; what another order keeps waiting is refused. Whoever may open the socket may do all of
+//! `application/json`. What has begun is done to its end, also when whoever has ordered it hangs up,
+//! and an event tells of that; what another order keeps waiting is refused. Whoever may open the socket may do all of
 //! it; over TCP the launcher passes it on from the loopback alone, to a second socket that answers
 //! only to names of this machine.
 
@@ -34,7 +34,7 @@ use std::future::IntoFuture;
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures::future::join_all;
@@ -137,7 +137,7 @@ pub(super) async fn serve(
         .route("/v1/reset", post(reset))
         .route("/v1/down", post(down))
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(from_fn(gate::to_the_end))
+        .layer(from_fn_with_state(cloud.clone(), gate::to_the_end))
         .layer(from_fn(gate::only_programs))
         .layer(from_fn(gate::in_one_form))
         .with_state(cloud);
@@ -296,8 +296,9 @@ async fn restore(
     State(cloud): State<Cloud>,
     Json(snapshot): Json<Snapshot>,
 ) -> Result<StatusCode, OrderError> {
+    let turn = cloud.turn("restore a snapshot").await?;
     snapshot::place(&cloud, &snapshot).await?;
-    cloud.follow(snapshot.plan.script).await?;
+    cloud.follow(&turn, snapshot.plan.script).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
