@@ -6,14 +6,16 @@
 //!
 //! Linked as usual, it would be loaded with every hostd: 11 MiB of memory (9.0.0, measured) also
 //! where each VM is reached over QMP, and no start on a host without libvirt. So what is called of
-//! it is defined here and passes the call on; with that the linker needs the library no more.
+//! it is defined here and passes the call on; with that the linker needs the library no more. What
+//! is forgotten here the linker takes from the library itself, which `tests/loading.rs` would see.
 #![expect(unsafe_code, reason = "functions of C are found by name and called")]
 #![expect(non_snake_case, reason = "they are called as in libvirt")]
 
+use std::error::Error;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
-use libloading::Library;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use virt_sys::{
     virConnectCloseFunc, virConnectDomainEventGenericCallback, virConnectPtr, virDomainPtr,
     virErrorFunc, virErrorPtr, virFreeCallback,
@@ -22,6 +24,10 @@ use virt_sys::{
 /// Its name since its first release; a new one would mean another binary interface.
 const NAME: &str = "libvirt.so.0";
 
+/// Has the library use its own functions, not those that are called as they are here
+/// (`RTLD_DEEPBIND` of dlopen(3)): it must not need what is only just being found.
+const ITS_OWN_FIRST: c_int = 0x8;
+
 static FUNCTIONS: OnceLock<Result<Functions, String>> = OnceLock::new();
 
 /// Loads libvirt unless it is loaded: before anything else of it is called.
@@ -29,14 +35,22 @@ static FUNCTIONS: OnceLock<Result<Functions, String>> = OnceLock::new();
 /// # Errors
 /// When it is not installed, or is older than what is called of it.
 pub(crate) fn load() -> Result<(), String> {
-    let loaded = FUNCTIONS.get_or_init(|| find().map_err(|error| error.to_string()));
+    let loaded = FUNCTIONS.get_or_init(|| find(NAME).map_err(|error| in_full(&error)));
     loaded.as_ref().map(drop).map_err(Clone::clone)
 }
 
-fn find() -> Result<Functions, libloading::Error> {
+/// The cause alone names the library, and what it does not have.
+fn in_full(error: &libloading::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn find(name: &str) -> Result<Functions, libloading::Error> {
     // SAFETY: what libvirt and the libraries behind it do when they are loaded may be done at any
     // time and on any thread: programs load it as a plugin (Python's bindings do).
-    let library = unsafe { Library::new(NAME) }?;
+    let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL | ITS_OWN_FIRST) }?;
     let functions = Functions::find_in(&library);
     // Never unloaded: it has threads, and its functions are kept.
     std::mem::forget(library);
@@ -58,12 +72,14 @@ macro_rules! passed_on {
             fn find_in(library: &Library) -> Result<Self, libloading::Error> {
                 Ok(Self {
                     // SAFETY: of that name libvirt has a function of that type.
-                    $($name: unsafe { *library.get(stringify!($name))? },)*
+                    $($name: unsafe { *library.get(stringify!($name).as_bytes())? },)*
                 })
             }
         }
 
         $(
+            const _: unsafe extern "C" fn($($kind),*) $(-> $result)? = virt_sys::$name;
+
             // SAFETY: it is what libvirt itself defines by that name.
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($($argument: $kind),*) $(-> $result)? {
@@ -74,7 +90,6 @@ macro_rules! passed_on {
     };
 }
 
-// As `virt_sys` declares them.
 passed_on! {
     fn virConnectClose(connect: virConnectPtr) -> c_int;
     fn virConnectDomainEventDeregisterAny(connect: virConnectPtr, id: c_int) -> c_int;
@@ -119,4 +134,22 @@ passed_on! {
     fn virEventRunDefaultImpl() -> c_int;
     fn virGetLastError() -> virErrorPtr;
     fn virSetErrorFunc(data: *mut c_void, handler: virErrorFunc);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_loaded_is_named() {
+        for (name, missing) in [
+            ("libnosuchthing.so.0", "libnosuchthing.so.0"),
+            ("libc.so.6", "virConnectClose"),
+        ] {
+            let error = find(name).err().expect("it is not libvirt");
+
+            let told = in_full(&error);
+            assert!(told.contains(missing), "{told}");
+        }
+    }
 }

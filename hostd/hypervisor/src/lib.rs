@@ -142,6 +142,6 @@ pub enum EventKind {
     /// VMs appeared or disappeared.
     VmsChanged,
     /// The connection to the hypervisor was lost or is back: events in between are lost. A first
-    /// one that nobody had been refused before is not told.
+    /// one that nobody had been refused before need not be told.
     Connection,
 }

@@ -93,7 +93,7 @@ const REQUIREMENTS: &[Requirement] = &[
         Purpose::Build,
         "libvirt-dev",
         "/usr/include/libvirt/libvirt.h",
-        "hostd links libvirt by default",
+        "hostd's calls of libvirt",
     ),
     needs(
         Purpose::Run,
