@@ -20,7 +20,7 @@ use crate::sim::{Host, NETWORK, SimVm, Stage};
 const NICS: usize = 2;
 /// Containers in each guest.
 pub(super) const CONTAINERS: [&str; 2] = ["red", "blue"];
-/// How long an operator waits for an attach.
+/// How long an operator waits for what no guest can refuse: in the end none does.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it waits for what a guest has to let go of: one that refuses is not waited for.
 const PATIENCE_WITH_GUEST: Duration = Duration::from_secs(5);

@@ -54,15 +54,15 @@ pub struct Report {
     pub leaks: usize,
     /// The first of it, in words.
     pub leak_samples: Vec<String>,
-    /// Hash of both shards' traces.
+    /// Hash of all shards' traces.
     pub trace_hash: String,
     /// How much the traces hold.
     pub trace_entries: u64,
-    /// Virtual time that passed, in seconds, in the slower shard.
+    /// Virtual time that passed, in seconds, in the slowest shard.
     pub virtual_seconds: f64,
     /// Wall time of all of it, in seconds.
     pub wall_seconds: f64,
-    /// Wall time until everything had come to rest, but for the set-up, in the slower shard.
+    /// Wall time until everything had come to rest, but for the set-up, in the slowest shard.
     pub operating_seconds: f64,
     /// Operations a second of [`Self::operating_seconds`].
     pub ops_per_s: f64,
@@ -70,7 +70,7 @@ pub struct Report {
     pub peak_rss_mib: f64,
 }
 
-/// Both shards' reports.
+/// All shards' reports.
 pub(super) struct Shards(pub(super) Vec<ShardReport>);
 
 /// Samples of one kind that are told.
