@@ -8,6 +8,10 @@ use serde_json::Value;
 
 /// Runs a fleet in a process of its own.
 fn fleet(seed: &str) -> Value {
+    fleet_with(&["--seed", seed])
+}
+
+fn fleet_with(arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_simulator"))
         .args([
             "fleet",
@@ -18,7 +22,8 @@ fn fleet(seed: &str) -> Value {
             "--vms-per-host",
             "15",
         ])
-        .args(["--seed", seed, "--json"])
+        .args(arguments)
+        .arg("--json")
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -146,4 +151,15 @@ fn a_fleet_goes_at_the_paces_and_by_the_clocks_of_a_file() {
     };
     assert_eq!((done(&waiting), done(&frozen)), ((8, 32), (8, 32)));
     assert_eq!((done(&stepped), done(&polled)), ((40, 0), (40, 0)));
+}
+
+#[test]
+fn the_rules_of_the_example_take_effect() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/rules.example.toml");
+
+    let report = fleet_with(&["--seed", "7", "--rules", example]);
+
+    for rule in ["stubborn", "slow", "unlucky"] {
+        assert!(report["rules"][rule].as_u64().unwrap() > 0, "{report}");
+    }
 }

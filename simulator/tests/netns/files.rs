@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use simulator::netns::Topology;
+use simulator::netns::{RulePage, Topology};
 
 use crate::support::{Bed, User};
 
@@ -41,6 +41,18 @@ async fn the_example_comes_up() {
             .max_nics,
         2
     );
+}
+
+#[tokio::test]
+async fn the_rules_of_the_example_are_followed() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules.example.toml");
+    let arguments = ["--vms", "1", "--rules", example.to_str().unwrap()];
+
+    let cloud = Bed::of(User::Own).up(&arguments).await;
+
+    let rules: Vec<RulePage> = cloud.started.control().get("/v1/rules").await.unwrap();
+    let names: Vec<&str> = rules.iter().map(|page| page.rule.name.as_str()).collect();
+    assert_eq!(names, ["stubborn", "slow", "unlucky"]);
 }
 
 /// Standard error of a start that has to fail.
