@@ -31,6 +31,7 @@ mod mounts;
 mod network;
 mod plan;
 mod process;
+mod ready;
 mod sandbox;
 mod site;
 mod snapshot;

@@ -75,7 +75,7 @@ async fn a_cloud_that_does_not_come_up_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_vm_that_does_not_come_up_is_gone_when_that_is_told() {
+async fn a_vm_that_does_not_come_up_is_ended_and_its_last_words_are_told() {
     let bed = Bed::of(User::Own);
     let simulator = bed.own_programs().join("simulator");
     let mut up = Command::new(&simulator);
@@ -84,7 +84,7 @@ async fn a_vm_that_does_not_come_up_is_gone_when_that_is_told() {
     let cloud = bed.started(up).await;
     let control = cloud.started.control();
     control.post("/v1/vms/vm1/kill", &()).await.unwrap();
-    let script = "#!/bin/sh\necho what is a VM\nexec sleep 60\n";
+    let script = "#!/bin/sh\necho no kernel >&2\necho what is a VM\nexec sleep 60\n";
     let fresh = cloud.bed.file("stuck", script);
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(fresh, simulator).unwrap();
@@ -92,7 +92,8 @@ async fn a_vm_that_does_not_come_up_is_gone_when_that_is_told() {
     let refused = control.post("/v1/vms/vm1/start", &()).await.unwrap_err();
 
     let refused = refused.cause.to_string();
-    assert!(refused.contains("it does not become ready"), "{refused}");
+    assert!(refused.contains("it says something else"), "{refused}");
+    assert!(refused.contains("no kernel"), "{refused}");
     until("both VMs are told to be off", async || {
         let page: Page = control.get("/").await.unwrap();
         let off = page

@@ -19,16 +19,15 @@ use std::time::{Duration, Instant};
 use misbehaviour::ScriptError;
 use nic_model::VmId;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 
 use super::event_log::EventLog;
-use super::guest::READY;
 use super::hostd;
-use super::machine::{GuestState, Order, Status, give, let_go_for};
+use super::machine::{BOOT_MAX, GuestState, Order, Status, give, let_go_for};
 use super::network::{self, HostNetwork};
 use super::plan::Plan;
 use super::process::{Undertaker, described, end_of, log_to};
+use super::ready;
 use super::site::Site;
 use super::topology::{HostName, Vm};
 use super::trouble::{Doing, Trouble, in_full};
@@ -36,13 +35,12 @@ use super::trouble::{Doing, Trouble, in_full};
 pub(super) use force::is_of_the_host;
 pub(super) use turn::Turn;
 
-
 use turn::{Busy, Turns};
 
 /// As systemd's `RestartSec` has it.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
-/// A VM whose guest is not up by then is none.
-const VM_DEADLINE: Duration = Duration::from_secs(10);
+/// A VM whose guest is not up by then is none. It has had the time to say itself why not.
+const VM_DEADLINE: Duration = BOOT_MAX.saturating_add(Duration::from_secs(2));
 
 /// Everything of one cloud. Clones are the same cloud.
 #[derive(Debug, Clone)]
@@ -111,10 +109,11 @@ pub(super) enum OrderError {
     Trouble(#[from] Trouble),
 }
 
-/// A VM process that said something else than that it is ready.
+/// A VM process that has not said in time that it is ready.
 #[derive(Debug, thiserror::Error)]
-#[error("it does not become ready; {log}")]
+#[error("{}; {log}", in_full(.why))]
 struct NotReady {
+    why: ready::NotReady,
     /// What it ends with.
     log: String,
 }
@@ -489,14 +488,10 @@ impl Cloud {
 }
 
 /// Waits until a VM says that it is ready.
-async fn said_ready(said: std::io::PipeReader, log: &Path) -> Result<(), Trouble> {
-    let doing = "wait until it is ready";
-    let said = tokio::net::unix::pipe::Receiver::from_owned_fd(said.into()).doing(doing)?;
-    let (mut said, mut line) = (BufReader::new(said), String::new());
-    let reading = tokio::time::timeout(VM_DEADLINE, said.read_line(&mut line)).await;
-    reading.doing(doing)?.doing(doing)?;
-    match line == READY {
-        true => Ok(()),
-        false => Err(NotReady { log: end_of(log) }).doing(doing),
-    }
+async fn said_ready(said: std::io::PipeReader, log: &Path) -> Result<(), NotReady> {
+    let said = ready::said_ready(said, VM_DEADLINE).await;
+    said.map_err(|why| NotReady {
+        why,
+        log: end_of(log),
+    })
 }

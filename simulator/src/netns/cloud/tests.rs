@@ -278,3 +278,16 @@ async fn what_a_vm_that_does_not_start_had_to_say_is_told() {
     assert!(said.contains("vm1.log ends with:\n"), "{said}");
     assert!(said.contains("--cloud-age-ms"), "{said}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_vm_that_hangs_had_to_say_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("vm1.log");
+    std::fs::write(&log, "no kernel\n").unwrap();
+    let (said, _output) = std::io::pipe().unwrap();
+
+    let not_ready = said_ready(said, &log).await.unwrap_err();
+
+    let expected = "it does not become ready within 16 s; vm1.log ends with:\n  no kernel";
+    assert_eq!(not_ready.to_string(), expected);
+}

@@ -30,6 +30,7 @@ use self::protocol::{GuestLink, LINE_MAX, OUTPUT_MAX, Output, Reply, Request};
 use super::network::HostNetwork;
 use super::plan::Plan;
 use super::process::Undertaker;
+use super::ready::say_ready;
 use super::site::Site;
 use super::trouble::{Doing, Trouble, in_full};
 use super::{lines, mounts, runtime};
@@ -37,9 +38,6 @@ use super::{lines, mounts, runtime};
 pub use client::GuestClient;
 pub use protocol::Output as ProgramOutput;
 pub use protocol::{AgentWanted, ContainerView, GuestLink as Link, Naming, Place};
-
-/// What a guest prints once its programs have been started.
-pub(crate) const READY: &str = "ready\n";
 
 /// Is the guest of `vm`, until it is killed. To be called first thing by a process that is the
 /// first one of a pid namespace.
@@ -69,7 +67,7 @@ async fn serve(site: &Site, vm: &VmId, plan: &Plan) -> Result<(), Trouble> {
     }
     let listener = lines::listen(&site.guest(vm))?;
     agent.started().await;
-    super::say(READY).doing("tell the VM that it is up")?;
+    say_ready().doing("tell the VM that it is up")?;
     let terminal = Terminal { containers, agent };
     lines::serve(listener, LINE_MAX, move |request| {
         let terminal = terminal.clone();

@@ -7,12 +7,11 @@ use std::time::Duration;
 use linux_network::{NamespaceKind, Netns, leave_namespaces};
 use nic_model::VmId;
 use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::oneshot;
 
-use crate::netns::guest::READY;
 use crate::netns::plan::Programs;
 use crate::netns::process::log_to;
+use crate::netns::ready::said_ready;
 use crate::netns::site::Site;
 use crate::netns::trouble::{Doing, Trouble};
 
@@ -20,6 +19,8 @@ use crate::netns::trouble::{Doing, Trouble};
 const BOOT_DEADLINE: Duration = Duration::from_secs(10);
 /// One that is killed is gone as soon.
 const KILL_DEADLINE: Duration = Duration::from_secs(4);
+/// By then a guest is up, or its machine has told what keeps it from that.
+pub(in crate::netns) const BOOT_MAX: Duration = BOOT_DEADLINE.saturating_add(KILL_DEADLINE);
 
 /// A guest that is up.
 #[derive(Debug)]
@@ -29,11 +30,6 @@ pub(super) struct GuestProcess {
     pub(super) netns: Netns,
     ended: oneshot::Receiver<()>,
 }
-
-/// A guest that ended while it booted.
-#[derive(Debug, thiserror::Error)]
-#[error("it ended before it was up")]
-struct NotUp;
 
 impl GuestProcess {
     /// Boots a guest.
@@ -69,13 +65,7 @@ impl GuestProcess {
     /// Waits until it says that it is up, and goes to where its links arrive.
     async fn up(pid: Pid, said: std::io::PipeReader) -> Result<Netns, Trouble> {
         let doing = "wait until it is up";
-        let said = tokio::net::unix::pipe::Receiver::from_owned_fd(said.into()).doing(doing)?;
-        let (mut said, mut line) = (BufReader::new(said), String::new());
-        let reading = tokio::time::timeout(BOOT_DEADLINE, said.read_line(&mut line)).await;
-        reading.doing(doing)?.doing(doing)?;
-        if line != READY {
-            return Err(NotUp).doing(doing);
-        }
+        said_ready(said, BOOT_DEADLINE).await.doing(doing)?;
         let number = pid.as_raw_nonzero().get().unsigned_abs();
         Netns::open_pid(number).doing(doing)
     }

@@ -33,13 +33,14 @@ use self::hardware::{Hardware, Ordered, Parts};
 use self::orders::Answer;
 use self::wiring::Wiring;
 use super::cloud::is_of_the_host;
-use super::guest::READY;
 use super::plan::Plan;
+use super::ready::say_ready;
 use super::site::Site;
 use super::topology::Vm;
 use super::trouble::{Doing, Trouble};
 use super::{lines, runtime};
 
+pub(super) use guest_process::BOOT_MAX;
 pub use orders::{GuestState, RuleStatus, Status, TransitionStatus};
 pub(crate) use orders::{Order, give};
 pub(crate) use wiring::let_go_for;
@@ -95,7 +96,7 @@ async fn serve(
         wiring: Wiring::new(vm.id.clone(), number).await?,
     };
     let hardware = Hardware::new(parts).await?;
-    super::say(READY).doing("tell the cloud that it is up")?;
+    say_ready().doing("tell the cloud that it is up")?;
     let ending = qemu.clone();
     tokio::select! {
         biased;
