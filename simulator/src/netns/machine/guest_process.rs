@@ -18,9 +18,9 @@ use crate::netns::trouble::{Doing, Trouble};
 /// A guest is up within tens of milliseconds.
 const BOOT_DEADLINE: Duration = Duration::from_secs(10);
 /// One that is killed is gone as soon.
-const KILL_DEADLINE: Duration = Duration::from_secs(4);
+const KILL_PATIENCE: Duration = Duration::from_secs(4);
 /// By then a guest is up, or its machine has told what keeps it from that.
-pub(in crate::netns) const BOOT_MAX: Duration = BOOT_DEADLINE.saturating_add(KILL_DEADLINE);
+pub(in crate::netns) const BOOT_MAX: Duration = BOOT_DEADLINE.saturating_add(KILL_PATIENCE);
 
 /// A guest that is up.
 #[derive(Debug)]
@@ -54,9 +54,7 @@ impl GuestProcess {
         match Self::up(pid, said).await {
             Ok(netns) => Ok(Self { pid, netns, ended }),
             Err(trouble) => {
-                if cut_power(pid, &mut ended).await.is_err() {
-                    tracing::warn!(%vm, "a guest that does not come up does not end either");
-                }
+                cut_power(pid, &mut ended).await;
                 Err(trouble).doing(doing)
             }
         }
@@ -77,24 +75,22 @@ impl GuestProcess {
     }
 
     /// Cuts its power, and waits until it is gone.
-    ///
-    /// # Errors
-    /// When that takes too long.
-    pub(super) async fn kill(mut self) -> Result<(), Trouble> {
-        let gone = cut_power(self.pid, &mut self.ended).await;
-        gone.doing("cut the power of the guest")
+    pub(super) async fn kill(mut self) {
+        cut_power(self.pid, &mut self.ended).await;
     }
 }
 
 /// Kills the first process of a guest, with which the kernel ends all others in it, and waits until
-/// they have let go of what they hold.
-async fn cut_power(
-    pid: Pid,
-    ended: &mut oneshot::Receiver<()>,
-) -> Result<(), tokio::time::error::Elapsed> {
+/// they have let go of what they hold. However long that takes: what comes next, a boot or the word
+/// of a panic, is about a machine that has no guest any more.
+async fn cut_power(pid: Pid, ended: &mut oneshot::Receiver<()>) {
     rustix::process::kill_process(pid, Signal::KILL).unwrap_or_default();
     // Closed counts as well: the thread that would tell is gone.
-    tokio::time::timeout(KILL_DEADLINE, ended).await.map(drop)
+    let soon = tokio::time::timeout(KILL_PATIENCE, &mut *ended).await;
+    if soon.is_err() {
+        tracing::warn!("the guest is killed and does not end: its machine waits for that");
+        drop(ended.await);
+    }
 }
 
 /// Starts the first process of a new pid namespace, on a thread that lives as long as it: the guest
@@ -135,7 +131,25 @@ fn random_boot_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_does_not_end_is_waited_for_however_long_it_takes() {
+        let mut process = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&process);
+        let (end, mut ended) = oneshot::channel();
+        let mut cut = std::pin::pin!(cut_power(pid, &mut ended));
+
+        let early = tokio::time::timeout(10 * KILL_PATIENCE, &mut cut).await;
+
+        assert!(early.is_err());
+        end.send(()).unwrap();
+        cut.await;
+        let signal = process.wait().unwrap().signal();
+        assert_eq!(signal, Some(Signal::KILL.as_raw()));
+    }
 
     #[test]
     fn a_boot_id_is_one_that_the_kernel_could_have_made() {

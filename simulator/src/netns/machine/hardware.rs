@@ -282,11 +282,15 @@ impl Hardware {
     }
 
     async fn reset(&mut self, looks: u64) -> Result<(), Trouble> {
+        self.end_guest().await;
+        self.begin(Transition::Boot, None, looks).await
+    }
+
+    async fn end_guest(&mut self) {
         self.transitions.forget(None);
         if let Some(guest) = self.guest.take() {
-            guest.kill().await?;
+            guest.kill().await;
         }
-        self.begin(Transition::Boot, None, looks).await
     }
 
     async fn see(&mut self, event: LinkEvent) -> Result<(), Trouble> {
@@ -339,7 +343,10 @@ impl Hardware {
             Some(Effect::Refuse) => return self.refuse(transition, path),
             Some(Effect::Ignore | Effect::Lose) => return Ok(()),
             Some(Effect::Reset) => return self.reset_itself(transition, now),
-            Some(Effect::Crash(_)) => return self.panic().await,
+            Some(Effect::Crash(_)) => {
+                self.panic().await;
+                return Ok(());
+            }
             Some(Effect::Eject(span)) => {
                 // It is plugged in, and so much later the guest lets go of it by itself.
                 let unasked = (Transition::Unplug, path.clone(), Pace::After(span));
@@ -370,13 +377,9 @@ impl Hardware {
     }
 
     /// The guest's kernel is no more, and says so; the machine waits for a reset or its end.
-    async fn panic(&mut self) -> Result<(), Trouble> {
-        self.transitions.forget(None);
-        if let Some(guest) = self.guest.take() {
-            guest.kill().await?;
-        }
+    async fn panic(&mut self) {
+        self.end_guest().await;
         self.parts.qemu.act(GuestAct::Panic);
-        Ok(())
     }
 
     fn consult(&self, transition: Transition, path: Option<&PciPath>) -> Option<Effect> {
