@@ -446,18 +446,9 @@ async fn a_guest_that_resets_itself_while_it_boots_boots_again() {
 
 #[tokio::test]
 async fn a_vm_that_is_reset_over_and_over_takes_orders_all_the_while() {
-    const ROUNDS: u64 = 100;
     let cloud = Bed::of(User::Own).up(&["--vms", "1"]).await;
     let control = cloud.started.control();
-    // Hostd asks for its slots whenever it has been reset.
-    let again = rule("again", "qmp.human-monitor-command", Effect::Reset);
-    control.post("/v1/rules", &again).await.unwrap();
-    control.post("/v1/vms/vm1/reset", &()).await.unwrap();
-    until("it is reset over and over", async || {
-        let rules: Vec<RulePage> = control.get("/v1/rules").await.unwrap();
-        rules[0].done >= ROUNDS
-    })
-    .await;
+    reset_over_and_over(&cloud).await;
 
     control.delete("/v1/rules/again").await.unwrap();
 
@@ -471,4 +462,41 @@ async fn a_vm_that_is_reset_over_and_over_takes_orders_all_the_while() {
         .iter()
         .filter(|event| event.text.contains("is off"));
     assert_eq!(ends.count(), 0);
+}
+
+#[tokio::test]
+async fn a_vm_that_is_reset_over_and_over_follows_its_script_all_the_while() {
+    let bed = Bed::of(User::Own);
+    let freeze = |second| format!("[[clock]]\nat = \"{second}s\"\norder = \"freeze\"\n");
+    let script: String = (3..60).map(freeze).collect();
+    let rules = bed.file("rules.toml", &script);
+    let cloud = bed.up(&["--vms", "1", "--rules", &rules]).await;
+    reset_over_and_over(&cloud).await;
+    let control = cloud.started.control();
+    let speed_up = ClockRequest {
+        vm: None,
+        order: ClockOrder::Speed(2.0),
+    };
+
+    control.post("/v1/clock", &speed_up).await.unwrap();
+
+    until("the clock stands still", async || {
+        speed(&cloud).await == Some(0.0)
+    })
+    .await;
+}
+
+/// Has `vm1` reset by a rule, `again`, whenever hostd asks for its slots, which it does whenever
+/// `vm1` has been reset.
+async fn reset_over_and_over(cloud: &Cloud) {
+    const ROUNDS: u64 = 100;
+    let control = cloud.started.control();
+    let again = rule("again", "qmp.human-monitor-command", Effect::Reset);
+    control.post("/v1/rules", &again).await.unwrap();
+    control.post("/v1/vms/vm1/reset", &()).await.unwrap();
+    until("it is reset over and over", async || {
+        let rules: Vec<RulePage> = control.get("/v1/rules").await.unwrap();
+        rules[0].done >= ROUNDS
+    })
+    .await;
 }

@@ -68,10 +68,13 @@ impl GuestProcess {
         Netns::open_pid(number).doing(doing)
     }
 
-    /// Waits until it is gone, with all of its processes.
-    pub(super) async fn ended(&mut self) {
-        // Closed counts as well: the thread that would tell is gone.
-        drop((&mut self.ended).await);
+    /// Waits until a guest is gone, with all of its processes: for ever, where there is none.
+    pub(super) async fn ended(guest: Option<&mut Self>) {
+        match guest {
+            // Closed counts as well: the thread that would tell is gone.
+            Some(guest) => drop((&mut guest.ended).await),
+            None => std::future::pending().await,
+        }
     }
 
     /// Cuts its power, and waits until it is gone.

@@ -11,13 +11,15 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fake_qemu::driver::{FakeQemu, SharedRules};
 use fake_qemu::{BackendChange, GuestAct, GuestDevice, GuestSignal};
 use linux_network::{AdminState, LinkEvent, LinkWatch};
 use misbehaviour::{
-    BOOT_LOOP, Clock, ClockOrder, Cue, CueOrder, Effect, Occasion, Pace, Paces, Transition,
+    BOOT_LOOP, Clock, ClockOrder, Cue, CueOrder, Effect, Occasion, Pace, Paces, Rulebook,
+    Transition,
 };
 use nic_model::{NicId, PciPath, VmId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,8 +34,8 @@ use crate::netns::plan::Programs;
 use crate::netns::site::Site;
 use crate::netns::trouble::{Doing, Trouble, in_full};
 
-/// For how long only what the machine has done is followed, before an order is looked for: one that
-/// is reset over and over has always done something more.
+/// For how long only what the machine has done is followed, before anything else has a chance: one
+/// that is reset over and over has always done something more.
 const TOLD_FIRST: Duration = Duration::from_millis(500);
 
 /// A machine of this world.
@@ -70,7 +72,7 @@ pub(super) struct Hardware {
     clock: Clock,
     began: Instant,
     cpu: Cpu,
-    /// Since when nothing else has been done than to follow the machine.
+    /// Since when the machine has always done something more.
     told_since: Option<Instant>,
 }
 
@@ -152,36 +154,47 @@ impl Hardware {
     }
 
     async fn wake(&mut self) -> Result<Woken, Trouble> {
-        let due = self.next_due();
-        let cued = self.parts.cues.front().map(|cue| self.began + cue.at.0);
-        let guest_ended = async {
-            match &mut self.guest {
-                Some(guest) => guest.ended().await,
-                None => std::future::pending().await,
+        let told_first = self.told_first();
+        let due = sleep_until(self.next_due());
+        let cued = sleep_until(self.parts.cues.front().map(|cue| self.began + cue.at.0));
+        let parts = &mut self.parts;
+        let others = async {
+            tokio::select! {
+                biased;
+                event = self.links.next() => event.map(Woken::Link).doing("watch the host's links"),
+                () = GuestProcess::ended(self.guest.as_mut()) => Ok(Woken::GuestEnded),
+                Some(path) = parts.wiring.next_lost() => Ok(Woken::Lost(path)),
+                Ok(()) = parts.polls.changed() => Ok(Woken::Polled),
+                () = cued => Ok(Woken::Cued),
+                () = due => Ok(Woken::Due),
+                // Last, because there may be as many as somebody likes to give.
+                Some(ordered) = parts.orders.recv() => Ok(Woken::Ordered(ordered)),
             }
         };
-        let parts = &mut self.parts;
-        let since = self.told_since.take();
-        let is_long = since.is_some_and(|since| since.elapsed() > TOLD_FIRST);
-        if is_long && let Ok(ordered) = parts.orders.try_recv() {
-            // And all that wait behind it.
-            self.told_since = since;
-            return Ok(Woken::Ordered(ordered));
-        }
-        tokio::select! {
-            biased;
-            Some(told) = parts.told.recv() => {
-                self.told_since = since.or_else(|| Some(Instant::now()));
-                Ok(Woken::Told(told))
+        if told_first {
+            tokio::select! {
+                biased;
+                Some(told) = parts.told.recv() => Ok(Woken::Told(told)),
+                woken = others => woken,
             }
-            Some(ordered) = parts.orders.recv() => Ok(Woken::Ordered(ordered)),
-            event = self.links.next() => event.map(Woken::Link).doing("watch the host's links"),
-            () = guest_ended => Ok(Woken::GuestEnded),
-            Some(path) = parts.wiring.next_lost() => Ok(Woken::Lost(path)),
-            Ok(()) = parts.polls.changed() => Ok(Woken::Polled),
-            () = sleep_until(cued) => Ok(Woken::Cued),
-            () = sleep_until(due) => Ok(Woken::Due),
+        } else {
+            // tidy: select-order because whoever came first would leave nothing to the other
+            tokio::select! {
+                Some(told) = parts.told.recv() => Ok(Woken::Told(told)),
+                woken = others => woken,
+            }
         }
+    }
+
+    /// Whether what the machine has done is followed before anything else, or gets no more than its
+    /// share.
+    fn told_first(&mut self) -> bool {
+        if self.parts.told.is_empty() {
+            self.told_since = None;
+            return true;
+        }
+        let since = self.told_since.get_or_insert_with(Instant::now);
+        since.elapsed() <= TOLD_FIRST
     }
 
     /// When time alone brings something, by the real clock.
@@ -389,16 +402,16 @@ impl Hardware {
             Transition::Unplug => "guest.unplug",
         };
         let nic = path.and_then(|path| self.nic_at(path));
-        let mut rules = self
-            .parts
-            .rules
-            .lock()
-            .unwrap_or_else(|error| error.into_inner());
-        rules.consult(&Occasion {
+        self.rules().consult(&Occasion {
             operation,
             vm: Some(&self.parts.vm),
             nic: nic.as_ref(),
         })
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Rulebook> {
+        let rules = self.parts.rules.lock();
+        rules.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn nic_at(&self, path: &PciPath) -> Option<NicId> {
@@ -497,13 +510,11 @@ impl Hardware {
     }
 
     async fn try_obey(&mut self, order: Order) -> Result<Answer, Trouble> {
-        let rules = self.parts.rules.clone();
-        let rules = || rules.lock().unwrap_or_else(|error| error.into_inner());
         match order {
             Order::Status => return Ok(Answer::Status(self.status())),
-            Order::AddRule(rule) => rules().add(rule).doing("take in a rule")?,
-            Order::RemoveRule(name) => drop(rules().remove(&name)),
-            Order::ClearRules => rules().clear(),
+            Order::AddRule(rule) => self.rules().add(rule).doing("take in a rule")?,
+            Order::RemoveRule(name) => drop(self.rules().remove(&name)),
+            Order::ClearRules => self.rules().clear(),
             Order::SetPace(pace) => self.parts.paces.set(pace),
             Order::ClearPaces => self.parts.paces = Paces::default(),
             Order::Clock(order) => {
@@ -544,11 +555,7 @@ impl Hardware {
     }
 
     fn status(&self) -> Status {
-        let rules = self
-            .parts
-            .rules
-            .lock()
-            .unwrap_or_else(|error| error.into_inner());
+        let rules = self.rules();
         let rule = |(rule, done): (&misbehaviour::Rule, u64)| RuleStatus {
             rule: rule.clone(),
             done,
