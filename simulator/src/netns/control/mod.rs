@@ -21,10 +21,10 @@
 //! ```
 //!
 //! A refusal is `{"error": "…"}`. Requests that change something bear the content type
-//! `application/json`. What has begun is done to its end, also when whoever has ordered it hangs up,
-//! and an event tells of that; what another order keeps waiting is refused. Whoever may open the socket may do all of
-//! it; over TCP the launcher passes it on from the loopback alone, to a second socket that answers
-//! only to names of this machine.
+//! `application/json`. What has begun is done to its end, also when whoever has ordered it hangs
+//! up, and an event tells of that; what another order keeps waiting is refused. Whoever may open
+//! the socket may do all of it; over TCP the launcher passes it on from the loopback alone, to a
+//! second socket that answers only to names of this machine.
 
 mod client;
 mod gate;
