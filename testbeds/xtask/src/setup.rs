@@ -145,6 +145,12 @@ const REQUIREMENTS: &[Requirement] = &[
     ),
     needs(
         Purpose::Test,
+        "busybox",
+        "busybox",
+        "what runs in the containers of the world `netns`",
+    ),
+    needs(
+        Purpose::Test,
         "python3-venv",
         "python3",
         "QEMU's own QMP client, held against fake-qemu",

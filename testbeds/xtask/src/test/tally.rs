@@ -110,7 +110,8 @@ fn number_before(text: &str, label: &str) -> u64 {
 fn single_test(line: &str) -> Option<(&str, &str)> {
     let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
     let without_kind = name.rsplit("] ").next().unwrap_or(name);
-    let name = without_kind.split(' ').next()?;
+    // Names are aligned behind the longest kind.
+    let name = without_kind.split_whitespace().next()?;
     Some((name, outcome))
 }
 
@@ -169,9 +170,9 @@ mod tests {
     #[test]
     fn a_world_that_was_skipped_is_named() {
         let mut tally = tally(&[
-            "test qemu::attach_static ... ok",
+            "test           qemu::attach_static    ... ok",
             "test [libvirt] libvirt::attach_static ... ignored, no libvirtd",
-            "test libvirt::detach ... ok",
+            "test           libvirt::detach        ... ok",
         ]);
 
         tally.expect_worlds(&["qemu", "libvirt"]);
