@@ -145,7 +145,7 @@ const REQUIREMENTS: &[Requirement] = &[
     ),
     needs(
         Purpose::Test,
-        "busybox",
+        "busybox-static",
         "busybox",
         "what runs in the containers of the world `netns`",
     ),
